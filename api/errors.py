@@ -1,0 +1,74 @@
+"""What can go wrong, named after what the caller can do about it. No status codes: see problems.py."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServingError(Exception):
+    """The base of every error that a caller is answered with.
+
+    `retry_after_seconds` is None where sending the same request again cannot help.
+    """
+
+    retry_after_seconds: ClassVar[float | None] = None
+
+
+class InvalidRequest(ServingError):
+    """The body is not what the route takes: not JSON, a missing, unknown or repeated field."""
+
+
+class InvalidRows(ServingError):
+    """The body was understood, and its rows do not fit the model: width, type or value."""
+
+
+class TooManyRows(ServingError):
+    """More rows in one request than the limit. Send them in several requests."""
+
+
+class BodyTooLarge(ServingError):
+    """The body is longer than the limit. Send fewer rows."""
+
+
+class UnsupportedMediaType(ServingError):
+    """The body is not declared as application/json."""
+
+
+class UnknownModel(ServingError):
+    """No model of that name is served."""
+
+
+class UnknownVersion(ServingError):
+    """The model is served, but not in that version."""
+
+
+class UnknownPrediction(ServingError):
+    """No prediction of that id is in the log."""
+
+
+class Overloaded(ServingError):
+    """The queue is full. Nothing was computed; the same request may be sent again."""
+
+    retry_after_seconds = 1
+
+
+class DeadlineExceeded(ServingError):
+    """No answer in time. The row may have been computed; sending it again is safe."""
+
+    retry_after_seconds = 1
+
+
+class ModelFailed(ServingError):
+    """The model raised, or gave something that is no answer; `__cause__` holds its exception if any."""
+
+
+class LogUnavailable(ServingError):
+    """The answer could not be made durable, in Postgres or in the spool, so it was not given."""
+
+    retry_after_seconds = 2
+
+
+class QueryUnavailable(ServingError):
+    """Postgres is away: predictions are still answered and logged, but cannot be queried."""
+
+    retry_after_seconds = 2

@@ -1,0 +1,120 @@
+"""Every metric of a replica with its unit, labels and buckets, on one screen."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import Counter, Gauge, Histogram, values
+
+# Files in PROMETHEUS_MULTIPROC_DIR are named after the worker's slot, not its pid: the worker that replaces another
+# in slot 2 goes on counting in the file of slot 2. So files stay as many as slots, and no counter ever goes back.
+# gunicorn.conf.py hands out the slots.
+SLOT = "SHOAL_WORKER_SLOT"
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    values.ValueClass = values.MultiProcessValue(lambda: os.environ.get(SLOT, "master"))
+
+_REQUEST_SECONDS = (
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.075,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+)
+_STAGE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+# --- requests -------------------------------------------------------------------------------------------------------
+REQUESTS = Counter(
+    "shoal_requests",
+    "Requests answered. outcome: ok, or the slug of the problem (README, 'Problems').",
+    ("route", "status", "outcome"),
+)
+REQUEST_SECONDS = Histogram(
+    "shoal_request_seconds", "From arrival at the replica to the reply.", ("route",), buckets=_REQUEST_SECONDS
+)
+REQUESTS_IN_FLIGHT = Gauge("shoal_requests_in_flight", "Requests being answered now.", multiprocess_mode="livesum")
+STAGE_SECONDS = Histogram(
+    "shoal_stage_seconds",
+    "Where the time of a prediction goes. stage: proxy (nginx's first byte to the replica), decode, cache (Redis"
+    " lookup), queue (waiting for the model), run (the model), log (waiting for the commit).",
+    ("stage",),
+    buckets=_STAGE_SECONDS,
+)
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+PREDICTIONS = Counter(
+    "shoal_predictions",
+    "Rows answered. cache: local, redis, coalesced (shared with an identical row in flight) or miss (the model ran).",
+    ("model", "version", "cache"),
+)
+PREDICTION_SECONDS = Histogram(
+    "shoal_prediction_seconds",
+    "From arrival to reply, by model and version.",
+    ("model", "version"),
+    buckets=_REQUEST_SECONDS,
+)
+
+# --- batching and models --------------------------------------------------------------------------------------------
+BATCH_ROWS = Histogram("shoal_batch_rows", "Rows in one run of a model.", ("model", "version"), buckets=_ROWS)
+MODEL_RUN_SECONDS = Histogram(
+    "shoal_model_run_seconds", "One run of a model, whatever its rows.", ("model", "version"), buckets=_STAGE_SECONDS
+)
+QUEUED_ROWS = Gauge("shoal_queued_rows", "Rows waiting for a run.", ("model", "version"), multiprocess_mode="livesum")
+MODEL_FAILURES = Counter(
+    "shoal_model_failures", "Runs that raised or gave no answer, retries row by row included.", ("model", "version")
+)
+MODEL_INFO = Gauge(
+    "shoal_model_info",
+    "1 for each model version served.",
+    ("model", "version", "digest", "task"),
+    multiprocess_mode="livemax",
+)
+MODELS_REFUSED = Gauge(
+    "shoal_models_refused", "Model versions in the repository that were refused at start.", multiprocess_mode="livemax"
+)
+
+# --- cache ----------------------------------------------------------------------------------------------------------
+CACHE_LOOKUPS = Counter(
+    "shoal_cache_lookups",
+    "Lookups by tier (local, redis). result: hit, miss, error (refused, or over its time budget), corrupt (a value"
+    " that fails its checksum), skipped (breaker open).",
+    ("tier", "result"),
+)
+CACHE_LOCAL_ROWS = Gauge("shoal_cache_local_rows", "Answers in the workers' own memory.", multiprocess_mode="livesum")
+CACHE_WRITE_FAILURES = Counter("shoal_cache_write_failures", "Answers that Redis did not take.")
+CACHE_BREAKER_OPEN = Gauge(
+    "shoal_cache_breaker_open", "1 while Redis is left alone after failures.", multiprocess_mode="livemax"
+)
+
+# --- prediction log -------------------------------------------------------------------------------------------------
+LOG_ROWS = Counter("shoal_log_rows", "Rows made durable before their reply. sink: postgres or spool.", ("sink",))
+LOG_COMMIT_SECONDS = Histogram(
+    "shoal_log_commit_seconds", "One group commit. sink: postgres or spool.", ("sink",), buckets=_STAGE_SECONDS
+)
+LOG_GROUP_ROWS = Histogram("shoal_log_group_rows", "Rows that shared one commit.", buckets=_ROWS)
+LOG_FAILURES = Counter(
+    "shoal_log_failures",
+    "Commits that failed. sink: postgres (the rows went to the spool) or spool (their requests got a 503).",
+    ("sink",),
+)
+LOG_POSTGRES_UP = Gauge(
+    "shoal_log_postgres_up", "1 while the log commits to Postgres, 0 while it spools.", multiprocess_mode="livemin"
+)
+SPOOL_ROWS = Gauge("shoal_spool_rows", "Rows in the spool, waiting for Postgres.", multiprocess_mode="mostrecent")
+SPOOL_REPLAYED_ROWS = Counter("shoal_spool_replayed_rows", "Rows moved from the spool to Postgres.")
+
+# --- build ----------------------------------------------------------------------------------------------------------
+BUILD_INFO = Gauge("shoal_build_info", "1, with the running version.", ("version",), multiprocess_mode="livemax")

@@ -1,0 +1,126 @@
+"""Every knob of a replica: type, unit, bounds, default and the reason for it.
+
+Read from the environment with the prefix `SHOAL_`, and from files in /run/secrets (one a setting, e.g.
+`/run/secrets/SHOAL_POSTGRES_PASSWORD`), so that a password need not stand in the environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+HERE = Path(__file__).parent
+SECRETS = Path("/run/secrets")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="SHOAL_",
+        frozen=True,
+        extra="ignore",
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+    # --- models ---------------------------------------------------------------------------------------------------
+    model_repository: Path = HERE / "model_repository"
+    """Directory of models: `<name>/model.yaml` and `<name>/<version>/{model.pt2, version.yaml}`."""
+
+    default_model: str = "penguins"
+    """The model that `/predict` answers with."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models run. `auto` takes the GPU when there is one."""
+
+    threads: int = Field(0, ge=0, le=256)
+    """Threads of one worker's model run. 0: the container's CPU quota shared among its workers, at least 1."""
+
+    inline_run_seconds: float = Field(0.0005, ge=0, le=0.1)
+    """A model that answers one row faster than this runs on the event loop; a dearer one gets the executor thread.
+    A hop to a thread and back costs about 0.1 ms, and holds up nobody."""
+
+    # --- requests -------------------------------------------------------------------------------------------------
+    deadline_seconds: float = Field(10, gt=0, le=300)
+    """From the arrival at the replica to the reply. Below nginx's proxy_read_timeout (15 s), so that the client gets
+    this server's clear answer and not nginx's; above a model's run."""
+
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024)
+    """Largest request body. The same as nginx's client_max_body_size."""
+
+    max_rows_per_request: int = Field(1024, ge=1, le=100_000)
+    """Largest batch in one request. More belong in several requests, so that one caller cannot hold up the rest."""
+
+    # --- batching -------------------------------------------------------------------------------------------------
+    max_batch_rows: int = Field(64, ge=1, le=65_536)
+    """Most rows in one run of a model. Larger batches gain little on a CPU and make each caller wait longer."""
+
+    max_queued_rows: int = Field(4096, ge=1, le=1_000_000)
+    """Rows of one model version that may wait for a run in one worker. Beyond: 429, nothing computed."""
+
+    # --- cache ----------------------------------------------------------------------------------------------------
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """The response cache shared by all replicas."""
+
+    redis_password: SecretStr | None = None
+    """Password of Redis; None where it asks for none."""
+
+    cache_ttl_seconds: int = Field(3600, ge=1, le=30 * 86_400)
+    """How long Redis keeps an answer. Keys are content-addressed, so an old one is not wrong, only unused."""
+
+    cache_local_rows: int = Field(20_000, ge=0, le=10_000_000)
+    """Answers kept in each worker's own memory, about 1 kB each; 0 switches that tier off."""
+
+    redis_budget_seconds: float = Field(0.05, gt=0, le=5)
+    """How long a lookup may take. Then it counts as a miss: running the model beats waiting for a sick cache."""
+
+    redis_breaker_failures: int = Field(3, ge=1, le=1000)
+    """Failures in a row after which Redis is left alone for a while."""
+
+    redis_breaker_seconds: float = Field(1, gt=0, le=300)
+    """How long Redis is left alone before one lookup tries it again."""
+
+    # --- prediction log -------------------------------------------------------------------------------------------
+    postgres_dsn: str = "host=127.0.0.1 port=5432 user=postgres dbname=predictions"
+    """Where the prediction log is: a libpq connection string or URL, without the password."""
+
+    postgres_password: SecretStr | None = None
+    """Password of Postgres; None where it asks for none."""
+
+    postgres_pool_size: int = Field(4, ge=2, le=64)
+    """Connections of one worker: one commits the log, the others answer queries. Times workers times replicas, this
+    must stay below Postgres' max_connections (200 in db/postgresql.conf)."""
+
+    log_commit_timeout_seconds: float = Field(3, gt=0, le=60)
+    """How long a group commit may take before its rows go to the spool instead. Below the deadline."""
+
+    log_gather_seconds: float = Field(0.001, ge=0, le=0.1)
+    """How long the log waits for company before it commits. Commits share one fsync."""
+
+    log_max_group_rows: int = Field(2048, ge=1, le=100_000)
+    """Most rows in one commit."""
+
+    spool_dir: Path = Path("var/spool")
+    """Directory of the SQLite spool that takes the log while Postgres is away; a volume shared by the replicas."""
+
+    log_retention_days: int = Field(90, ge=1, le=36_500)
+    """Days of predictions kept. Older partitions are dropped whole."""
+
+    # --- process --------------------------------------------------------------------------------------------------
+    bind: str = "0.0.0.0:8000"
+    """Address gunicorn listens on: host:port, or unix:/path."""
+
+    workers: int = Field(2, ge=1, le=256)
+    """Worker processes of a replica. Two: the second costs tens of MB after the fork, and serves while one restarts."""
+
+    drain_seconds: float = Field(20, gt=0, le=600)
+    """How long a stopping worker waits for requests in flight. Above the deadline, below graceful_timeout_seconds."""
+
+    graceful_timeout_seconds: int = Field(25, ge=1, le=900)
+    """When gunicorn kills a stopping worker. Above the drain, below compose's stop_grace_period (30 s)."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Level of the JSON log on standard output. WARNING leaves out the line for each request."""
