@@ -11,7 +11,9 @@ from prometheus_client import Counter, Gauge, Histogram, values
 # gunicorn.conf.py hands out the slots.
 SLOT = "SHOAL_WORKER_SLOT"
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    values.ValueClass = values.MultiProcessValue(lambda: os.environ.get(SLOT, "master"))
+    values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call]
+        lambda: os.environ.get(SLOT, "master")
+    )
 
 _REQUEST_SECONDS = (
     0.0005,
