@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class ServingError(Exception):
     """The base of every error that a caller is answered with.
@@ -11,7 +9,13 @@ class ServingError(Exception):
     `retry_after_seconds` is None where sending the same request again cannot help.
     """
 
-    retry_after_seconds: ClassVar[float | None] = None
+    retry_after_seconds: int | None = None
+
+    def __init__(self, detail: str, *, retry_after_seconds: int | None = None) -> None:
+        """detail: for the caller: what was expected, what came and where."""
+        super().__init__(detail)
+        if retry_after_seconds is not None:
+            self.retry_after_seconds = retry_after_seconds
 
 
 class InvalidRequest(ServingError):

@@ -120,3 +120,13 @@ SPOOL_REPLAYED_ROWS = Counter("shoal_spool_replayed_rows", "Rows moved from the 
 
 # --- build ----------------------------------------------------------------------------------------------------------
 BUILD_INFO = Gauge("shoal_build_info", "1, with the running version.", ("version",), multiprocess_mode="livemax")
+
+# Children whose labels are known now are bound once: a lookup by labels costs as much as the count itself. It also
+# puts them at 0 from the start, so that a rate over them is 0 and not absent.
+CACHE_LOCAL_HITS = CACHE_LOOKUPS.labels("local", "hit")
+CACHE_LOCAL_MISSES = CACHE_LOOKUPS.labels("local", "miss")
+CACHE_REDIS_HITS = CACHE_LOOKUPS.labels("redis", "hit")
+CACHE_REDIS_MISSES = CACHE_LOOKUPS.labels("redis", "miss")
+CACHE_ERRORS = CACHE_LOOKUPS.labels("redis", "error")
+CACHE_CORRUPT = CACHE_LOOKUPS.labels("redis", "corrupt")
+CACHE_SKIPPED = CACHE_LOOKUPS.labels("redis", "skipped")
