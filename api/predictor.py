@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
+from prometheus_client import Counter, Histogram
 
 from api import metrics
 from api.answers import Answer
@@ -20,9 +21,12 @@ from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
 from api.cache.sealed import seal, unseal
 from api.cache.shared import SharedCache
-from api.errors import DeadlineExceeded, ServingError
+from api.errors import DeadlineExceeded, ModelFailed
 from api.prediction_log import PredictionLog, Record, pack, uuid7
 from api.rows import Row, RowDecoder
+
+
+Arrival = Callable[["Flight", npt.NDArray[np.float32] | None], None]
 
 
 class AnswerReader(Protocol):
@@ -42,6 +46,9 @@ class Served:
     reader: AnswerReader
     output_width: int
     batcher: Batcher
+    counts: Mapping[str, Counter]
+    """Of rows answered, by what became of the cache."""
+    seconds: Histogram
 
 
 class Caller(NamedTuple):
@@ -77,24 +84,20 @@ class Prediction(NamedTuple):
 class Flight:
     """A row that is not in the worker's memory, on its way through Redis and the model. Equal rows share one."""
 
-    __slots__ = ("_done", "answer", "cache", "error", "key", "looked_up", "ran", "row", "served", "started", "waiters")
-
-    def __init__(self, served: Served, key: bytes, row: bytes) -> None:
+    def __init__(self, served: Served, key: bytes, row: bytes, on_arrival: Arrival) -> None:
+        """on_arrival: told once, with the model's output if the model ran, before anybody who waits."""
         self.served = served
         self.key = key
         self.row = row
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Resolves when `answer` or `error` is set. It never raises: a flight that everybody left warns nobody."""
         self.waiters = 0
         self.answer: Answer | None = None
         self.error: Exception | None = None
         self.cache = "miss"
-        # On the monotonic clock: Redis replied, the model began, the model was done. 0 where a flight did not pass.
+        # On the monotonic clock: Redis replied, the model began, the model was done. 0: the flight did not pass there.
         self.looked_up = self.started = self.ran = 0.0
-        self._done = asyncio.get_running_loop().create_future()
-
-    @property
-    def done(self) -> asyncio.Future[None]:
-        """Resolves when `answer` or `error` is there. Never raises: a flight whose waiters left warns nobody."""
-        return self._done
+        self._on_arrival = on_arrival
 
     @property
     def is_abandoned(self) -> bool:
@@ -103,18 +106,22 @@ class Flight:
     def arrive(self, answer: Answer, cache: str) -> None:
         self.answer = answer
         self.cache = cache
-        if not self._done.done():
-            self._done.set_result(None)
+        self._finish(None)
 
     def land(self, output: npt.NDArray[np.float32], *, started: float, finished: float) -> None:
         self.started = started
         self.ran = finished
-        self.arrive(self.served.reader.answer(output), "miss")
+        self.answer = self.served.reader.answer(output)
+        self._finish(output)
 
     def fail(self, error: Exception) -> None:
         self.error = error
-        if not self._done.done():
-            self._done.set_result(None)
+        self._finish(None)
+
+    def _finish(self, computed: npt.NDArray[np.float32] | None) -> None:
+        if not self.done.done():
+            self._on_arrival(self, computed)
+            self.done.set_result(None)
 
 
 class Predictor:
@@ -139,11 +146,150 @@ class Predictor:
         """
         begun = time.monotonic()
         found = [self._find(served, row) for row in rows]
-        if flights := [one for one in found if isinstance(one, Flight)]:
+        if flights := [each for each, _ in found if isinstance(each, Flight)]:
             await self._wait(flights, caller.deadline)
-            _observe_stages(flights[-1], begun)
+            _observe_flight(flights[-1], begun)
         predictions = [
-            self._prediction(one, index, caller, served) for index, one in enumerate(found)
+            _prediction(each, cache, uuid7(caller.unix_ms, caller.seed + index.to_bytes(4, "big")))
+            for index, (each, cache) in enumerate(found)
         ]
         await self._make_durable(served, rows, predictions, caller)
+        for prediction in predictions:
+            served.counts[prediction.cache].inc()
+        served.seconds.observe(time.monotonic() - begun)
         return predictions
+
+    async def close(self) -> None:
+        """Waits for flights whose callers left. Called after the last request, before what they need is closed."""
+        if self._flying:
+            await asyncio.wait(self._flying)
+
+    # --- finding ------------------------------------------------------------------------------------------------------
+    def _find(self, served: Served, row: Row) -> tuple[Answer | Flight, str]:
+        """The answer if this worker has it, else the flight that brings it; and which of the two it was."""
+        key = served.keys.key(row.canonical)
+        answer = self._local.get(key)
+        if answer is not None:
+            metrics.CACHE_LOCAL_HITS.inc()
+            return answer, "local"
+        metrics.CACHE_LOCAL_MISSES.inc()
+        flight = self._flights.get(key)
+        if flight is not None:
+            return flight, "coalesced"
+        flight = self._flights[key] = Flight(served, key, row.canonical, self._arrived)
+        self._boarding.append(flight)
+        if len(self._boarding) == 1:
+            # All rows of this turn of the event loop share one trip to Redis, whoever asked.
+            asyncio.get_running_loop().call_soon(self._take_off)
+        return flight, "own"
+
+    async def _wait(self, flights: list[Flight], deadline: float) -> None:
+        """Until all have arrived. Leaves them to the others who wait when its caller is cancelled or out of time."""
+        for flight in flights:
+            flight.waiters += 1
+        try:
+            # Unlike gather, wait cancels nothing when its caller leaves.
+            _, missing = await asyncio.wait({flight.done for flight in flights}, timeout=deadline - time.monotonic())
+        finally:
+            for flight in flights:
+                flight.waiters -= 1
+                if flight.waiters == 0 and self._flights.get(flight.key) is flight:
+                    del self._flights[flight.key]  # the batcher may drop it now, so nobody may join it any more
+        if missing:
+            raise DeadlineExceeded(f"{len(missing)} of {len(flights)} rows were not computed in time")
+
+    # --- flying -------------------------------------------------------------------------------------------------------
+    def _take_off(self) -> None:
+        flights, self._boarding = self._boarding, []
+        task = asyncio.create_task(self._fly(flights), name="flights")
+        self._flying.add(task)
+        task.add_done_callback(self._flying.discard)
+
+    async def _fly(self, flights: list[Flight]) -> None:
+        """Brings every flight to its answer or its error: first Redis, for all at once, then their models."""
+        try:
+            misses = await self._look_up(flights)
+        except BaseException as error:
+            # Cancelled: the process is stopping. Nobody may wait for what will not come.
+            for flight in flights:
+                flight.fail(ModelFailed(f"the answer was lost on its way: {type(error).__name__}"))
+            raise
+        await asyncio.gather(*(flights[0].served.batcher.submit(flights) for flights in misses))
+
+    async def _look_up(self, flights: list[Flight]) -> list[list[Flight]]:
+        """Lets those arrive whose answer Redis has. The others, by model version."""
+        values = await self._shared.get_many([flight.key for flight in flights])
+        now = time.monotonic()
+        misses: dict[int, list[Flight]] = defaultdict(list)
+        for flight, value in zip(flights, values, strict=True):
+            flight.looked_up = now
+            output = None
+            if value is not None:
+                output = unseal(flight.key, value, flight.served.output_width)
+                (metrics.CACHE_CORRUPT if output is None else metrics.CACHE_REDIS_HITS).inc()
+            elif self._shared.is_up:
+                metrics.CACHE_REDIS_MISSES.inc()
+            if output is None:
+                misses[id(flight.served)].append(flight)
+            else:
+                flight.arrive(flight.served.reader.answer(output), "redis")
+        return list(misses.values())
+
+    def _arrived(self, flight: Flight, computed: npt.NDArray[np.float32] | None) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+        if flight.answer is not None:
+            self._local.put(flight.key, flight.answer)
+            metrics.CACHE_LOCAL_ROWS.set(len(self._local))
+        if computed is not None:
+            self._shared.put_many({flight.key: seal(flight.key, computed)})
+
+    # --- logging ------------------------------------------------------------------------------------------------------
+    async def _make_durable(
+        self, served: Served, rows: Sequence[Row], predictions: list[Prediction], caller: Caller
+    ) -> None:
+        records = [
+            pack(
+                Record(
+                    id=prediction.id,
+                    unix_ms=caller.unix_ms,
+                    request_id=caller.request_id,
+                    model=served.model,
+                    version=served.version,
+                    input_data=row.text,
+                    prediction=prediction.answer.prediction,
+                    label=prediction.answer.label,
+                    confidence=prediction.answer.confidence,
+                    cache=prediction.cache,
+                )
+            )
+            for row, prediction in zip(rows, predictions, strict=True)
+        ]
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(caller.deadline - begun):
+                await self._log.append(records)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the answer could not be made durable in time") from error
+        metrics.STAGE_LOG.observe(time.monotonic() - begun)
+
+
+def _prediction(found: Answer | Flight, how: str, id: UUID) -> Prediction:
+    if isinstance(found, Answer):
+        return Prediction(id, found, how)
+    if found.answer is None:
+        assert found.error is not None, "a flight that is done has an answer or an error"
+        raise found.error
+    return Prediction(id, found.answer, found.cache if how == "own" else how)
+
+
+def _observe_flight(flight: Flight, begun: float) -> None:
+    """Splits the wait for a flight into its stages. Who joined one half way waited only for the rest of it."""
+    for stage, until in (
+        (metrics.STAGE_CACHE, flight.looked_up),
+        (metrics.STAGE_QUEUE, flight.started),
+        (metrics.STAGE_RUN, flight.ran),
+    ):
+        if until > begun:
+            stage.observe(until - begun)
+            begun = until
