@@ -25,7 +25,6 @@ from api.errors import DeadlineExceeded, ModelFailed
 from api.prediction_log import PredictionLog, Record, pack, uuid7
 from api.rows import Row, RowDecoder
 
-
 Arrival = Callable[["Flight", npt.NDArray[np.float32] | None], None]
 
 
@@ -46,6 +45,8 @@ class Served:
     reader: AnswerReader
     output_width: int
     batcher: Batcher
+    fields: bytes
+    """Model and version as members of a JSON object, for the reply."""
     counts: Mapping[str, Counter]
     """Of rows answered, by what became of the cache."""
     seconds: Histogram
@@ -90,10 +91,9 @@ class Flight:
         self.key = key
         self.row = row
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Resolves when `answer` or `error` is set. It never raises: a flight that everybody left warns nobody."""
+        """Resolves when `outcome` is set. It never raises: a flight that everybody left warns nobody."""
         self.waiters = 0
-        self.answer: Answer | None = None
-        self.error: Exception | None = None
+        self.outcome: Answer | Exception | None = None
         self.cache = "miss"
         # On the monotonic clock: Redis replied, the model began, the model was done. 0: the flight did not pass there.
         self.looked_up = self.started = self.ran = 0.0
@@ -104,22 +104,20 @@ class Flight:
         return self.waiters == 0
 
     def arrive(self, answer: Answer, cache: str) -> None:
-        self.answer = answer
         self.cache = cache
-        self._finish(None)
+        self._finish(answer, None)
 
     def land(self, output: npt.NDArray[np.float32], *, started: float, finished: float) -> None:
         self.started = started
         self.ran = finished
-        self.answer = self.served.reader.answer(output)
-        self._finish(output)
+        self._finish(self.served.reader.answer(output), output)
 
     def fail(self, error: Exception) -> None:
-        self.error = error
-        self._finish(None)
+        self._finish(error, None)
 
-    def _finish(self, computed: npt.NDArray[np.float32] | None) -> None:
+    def _finish(self, outcome: Answer | Exception, computed: npt.NDArray[np.float32] | None) -> None:
         if not self.done.done():
+            self.outcome = outcome
             self._on_arrival(self, computed)
             self.done.set_result(None)
 
@@ -238,8 +236,8 @@ class Predictor:
     def _arrived(self, flight: Flight, computed: npt.NDArray[np.float32] | None) -> None:
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
-        if flight.answer is not None:
-            self._local.put(flight.key, flight.answer)
+        if isinstance(flight.outcome, Answer):
+            self._local.put(flight.key, flight.outcome)
             metrics.CACHE_LOCAL_ROWS.set(len(self._local))
         if computed is not None:
             self._shared.put_many({flight.key: seal(flight.key, computed)})
@@ -277,10 +275,9 @@ class Predictor:
 def _prediction(found: Answer | Flight, how: str, id: UUID) -> Prediction:
     if isinstance(found, Answer):
         return Prediction(id, found, how)
-    if found.answer is None:
-        assert found.error is not None, "a flight that is done has an answer or an error"
-        raise found.error
-    return Prediction(id, found.answer, found.cache if how == "own" else how)
+    if not isinstance(found.outcome, Answer):
+        raise found.outcome or ModelFailed("the flight ended with nothing")
+    return Prediction(id, found.outcome, found.cache if how == "own" else how)
 
 
 def _observe_flight(flight: Flight, begun: float) -> None:

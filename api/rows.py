@@ -137,7 +137,7 @@ def _refuse_range(numbers: Sequence[float], where: str) -> NoReturn:
     for index, number in enumerate(numbers):
         if not abs(number) <= _FLOAT32_MAX:
             raise InvalidRows(
-                f"expected finite float32 numbers, at most {_FLOAT32_MAX:.7g} in size, got {number!r} ({where}[{index}])"
+                f"expected finite float32 numbers, of at most {_FLOAT32_MAX:.7g}, got {number!r} ({where}[{index}])"
             )
     raise InvalidRows(f"expected finite float32 numbers ({where})")
 
@@ -149,5 +149,3 @@ def _check_shape(nested: Any, shape: tuple[int, ...], where: str) -> None:
     if len(shape) > 1:
         for index, inner in enumerate(nested):
             _check_shape(inner, shape[1:], f"{where}[{index}]")
-
-

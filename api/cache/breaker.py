@@ -9,9 +9,7 @@ from collections.abc import Callable
 class Breaker:
     """Closed: everybody may call. Open: nobody, for `open_seconds`. Then one caller tries, and its fate decides."""
 
-    def __init__(
-        self, *, max_failures: int, open_seconds: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, max_failures: int, open_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_failures = max_failures
         self._open_seconds = open_seconds
         self._clock = clock

@@ -1,4 +1,4 @@
-"""What Redis holds for a key: the model's output for one row, sealed, so that a damaged value is a miss and not a lie."""
+"""What Redis holds for a key: the model's output for one row, sealed, so that a damaged value is a miss, not a lie."""
 
 from __future__ import annotations
 

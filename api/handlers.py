@@ -1,0 +1,48 @@
+"""Turns what the app's own routes raise into problems. Hot routes do it themselves, in replies.py."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from api import problems
+from api.errors import ServingError
+from api.problems import Problem
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ServingError, _serving_error)
+    app.add_exception_handler(RequestValidationError, _invalid_parameters)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+def _reply(request: Request, problem: Problem, detail: str, error: ServingError | None = None) -> Response:
+    context = request.scope["shoal"]
+    context.outcome = problem.slug
+    response = Response(problems.body(problem, detail, context.request_id), problem.status)
+    response.raw_headers.extend(problems.headers(error))
+    return response
+
+
+async def _serving_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServingError)  # noqa: S101  the type it was registered for
+    return _reply(request, problems.of(error), str(error), error)
+
+
+async def _invalid_parameters(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    faults = "; ".join(f"{fault['msg']} ({'.'.join(map(str, fault['loc']))})" for fault in error.errors())
+    return _reply(request, problems.INVALID_PARAMETERS, faults)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == 404:
+        return _reply(request, problems.NOT_FOUND, f"there is no {request.url.path}; see /docs")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        response = _reply(request, problems.METHOD_NOT_ALLOWED, f"expected {allowed}, got {request.method}")
+        response.headers["allow"] = allowed
+        return response
+    return _reply(request, Problem(error.status_code, "http-error", str(error.detail)), str(error.detail))

@@ -1,0 +1,141 @@
+"""Opens what routes need, in each worker after its fork, and closes it in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypedDict
+
+import msgspec
+from fastapi import FastAPI
+
+from api import __version__, metrics
+from api.answers import Classification, Regression
+from api.batching import Batcher
+from api.cache import shared
+from api.cache.breaker import Breaker
+from api.cache.keys import KeySpace
+from api.cache.local import LocalCache
+from api.models import runtime
+from api.models.repository import ModelVersion, Repository
+from api.models.runtime import Program
+from api.prediction_log import PredictionLog
+from api.predictor import Predictor, Served
+from api.replica import Replica
+from api.rows import RowDecoder
+from api.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Programs = Mapping[tuple[str, str], Program]
+
+
+class State(TypedDict):
+    replica: Replica
+
+
+@asynccontextmanager
+async def open_replica(
+    settings: Settings, repository: Repository, programs: Programs, app: FastAPI
+) -> AsyncIterator[State]:
+    """The state of one worker. Needs neither Postgres nor Redis to be there: it starts degraded and recovers."""
+    metrics.BUILD_INFO.labels(__version__).set(1)
+    metrics.MODELS_REFUSED.set(len(repository.refusals))
+    threads = runtime.use_threads(settings.threads, settings.workers)
+    logger.info("each model run uses %d threads", threads)
+    async with AsyncExitStack() as stack:
+        # Opened first, so closed last: everything below still writes to the log while it drains.
+        log = await stack.enter_async_context(_prediction_log(settings))
+        cache = _shared_cache(settings)
+        stack.push_async_callback(cache.close)
+        executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="model"))
+        predictor = Predictor(local=LocalCache(settings.cache_local_rows), shared=cache, log=log)
+        stack.push_async_callback(predictor.close)
+        served = {
+            key: await _serve(settings, version, programs[key], executor)
+            for key, version in repository.versions.items()
+        }
+        yield State(
+            replica=Replica(
+                repository=repository,
+                served=served,
+                predictor=predictor,
+                shared=cache,
+                log=log,
+                default_model=settings.default_model,
+                max_body_bytes=settings.max_body_bytes,
+                deadline_seconds=settings.deadline_seconds,
+            )
+        )
+
+
+def _prediction_log(settings: Settings) -> PredictionLog:
+    password = settings.postgres_password
+    return PredictionLog(
+        dsn=settings.postgres_dsn,
+        password=password.get_secret_value() if password else None,
+        pool_size=settings.postgres_pool_size,
+        spool_dir=settings.spool_dir,
+        gather_seconds=settings.log_gather_seconds,
+        max_group_rows=settings.log_max_group_rows,
+        commit_timeout_seconds=settings.log_commit_timeout_seconds,
+        retention_days=settings.log_retention_days,
+    )
+
+
+def _shared_cache(settings: Settings) -> shared.SharedCache:
+    password = settings.redis_password
+    redis = shared.connect(
+        settings.redis_url,
+        password=password.get_secret_value() if password else None,
+        budget_seconds=settings.redis_budget_seconds,
+    )
+    return shared.SharedCache(
+        redis,
+        ttl_seconds=settings.cache_ttl_seconds,
+        budget_seconds=settings.redis_budget_seconds,
+        breaker=Breaker(max_failures=settings.redis_breaker_failures, open_seconds=settings.redis_breaker_seconds),
+    )
+
+
+async def _serve(settings: Settings, version: ModelVersion, program: Program, executor: Executor) -> Served:
+    """Warms the program up, which also tells where it belongs: on the event loop, or in the executor's thread."""
+    manifest = version.manifest
+    most = version.version_manifest.max_batch_rows or settings.max_batch_rows
+    row_seconds = await asyncio.get_running_loop().run_in_executor(executor, program.warm_up, most)
+    inline = row_seconds < settings.inline_run_seconds
+    logger.info(
+        "%s/%s is warm: %.6f s a row, run %s",
+        version.name,
+        version.version,
+        row_seconds,
+        "inline" if inline else "in a thread",
+    )
+    metrics.MODEL_INFO.labels(version.name, version.version, version.digest[:12], manifest.task).set(1)
+    return Served(
+        model=version.name,
+        version=version.version,
+        fields=msgspec.json.encode({"model": version.name, "version": version.version})[1:-1],
+        keys=KeySpace(version.name, version.version, version.digest),
+        decoder=RowDecoder(version.input_shape, max_rows=settings.max_rows_per_request),
+        reader=Classification(manifest.classes) if manifest.classes else Regression(),
+        output_width=version.output_width,
+        batcher=Batcher(
+            program.run,
+            model=version.name,
+            version=version.version,
+            row_shape=version.input_shape,
+            max_batch_rows=most,
+            max_queued_rows=settings.max_queued_rows,
+            max_wait_seconds=settings.deadline_seconds,
+            executor=None if inline else executor,
+        ),
+        counts={
+            cache: metrics.PREDICTIONS.labels(version.name, version.version, cache)
+            for cache in ("local", "redis", "coalesced", "miss")
+        },
+        seconds=metrics.PREDICTION_SECONDS.labels(version.name, version.version),
+    )

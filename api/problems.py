@@ -1,0 +1,63 @@
+"""What an error looks like on the wire: one table, error type -> status and slug."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from api import errors
+
+MEDIA_TYPE = b"application/problem+json"
+
+
+class Problem(NamedTuple):
+    status: int
+    slug: str
+    title: str
+
+
+PROBLEMS: dict[type[errors.ServingError], Problem] = {
+    errors.InvalidRequest: Problem(400, "invalid-request", "The body is not what this route takes"),
+    errors.InvalidRows: Problem(422, "invalid-rows", "A row does not fit the model"),
+    errors.TooManyRows: Problem(413, "too-many-rows", "Too many rows in one request"),
+    errors.BodyTooLarge: Problem(413, "body-too-large", "The body is too large"),
+    errors.UnsupportedMediaType: Problem(415, "unsupported-media-type", "The body is not declared as JSON"),
+    errors.UnknownModel: Problem(404, "unknown-model", "No such model"),
+    errors.UnknownVersion: Problem(404, "unknown-version", "No such version of the model"),
+    errors.UnknownPrediction: Problem(404, "unknown-prediction", "No such prediction in the log"),
+    errors.Overloaded: Problem(429, "overloaded", "Too many rows are waiting"),
+    errors.ModelFailed: Problem(500, "model-failed", "The model failed"),
+    errors.QueryUnavailable: Problem(503, "query-unavailable", "The log cannot be read at the moment"),
+    errors.LogUnavailable: Problem(503, "log-unavailable", "The answer could not be made durable"),
+    errors.DeadlineExceeded: Problem(504, "deadline-exceeded", "No answer in time"),
+}
+NOT_FOUND = Problem(404, "not-found", "No such path")
+METHOD_NOT_ALLOWED = Problem(405, "method-not-allowed", "The path does not take this method")
+INVALID_PARAMETERS = Problem(422, "invalid-parameters", "A parameter is not what this route takes")
+INTERNAL = Problem(500, "internal-error", "Something broke that is not your fault")
+
+ALL = (*PROBLEMS.values(), NOT_FOUND, METHOD_NOT_ALLOWED, INVALID_PARAMETERS, INTERNAL)
+
+
+def of(error: errors.ServingError) -> Problem:
+    return PROBLEMS[type(error)]
+
+
+def body(problem: Problem, detail: str, request_id: str) -> bytes:
+    """The `application/problem+json` body of RFC 9457."""
+    members: dict[str, Any] = {
+        "type": f"urn:shoal:problem:{problem.slug}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    return msgspec.json.encode(members)
+
+
+def headers(error: errors.ServingError | None = None) -> list[tuple[bytes, bytes]]:
+    fields = [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")]
+    if error is not None and error.retry_after_seconds is not None:
+        fields.append((b"retry-after", b"%d" % error.retry_after_seconds))
+    return fields

@@ -1,0 +1,61 @@
+"""GET /models: what is served, what it takes and how good it is."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.dependencies import CurrentReplica
+from api.models.repository import ModelVersion, Repository
+from api.routes.responses import problem_responses
+from api.schemas import ModelInfo, ModelList, RefusedModel, VersionInfo
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+@router.get("")
+async def list_models(replica: CurrentReplica) -> ModelList:
+    """Every model that is served, and what was refused at start with the reason."""
+    repository = replica.repository
+    return ModelList(
+        default=replica.default_model,
+        models=[_info(repository, name) for name in repository.names()],
+        refused=[RefusedModel(path=refusal.path, reason=refusal.reason) for refusal in repository.refusals],
+    )
+
+
+@router.get("/{name}", responses=problem_responses(404))
+async def get_model(name: str, replica: CurrentReplica) -> ModelInfo:
+    """One model: its input, its classes or outputs, where its data came from, its versions and how they did."""
+    replica.repository.resolve(name)  # raises UnknownModel, which says what there is
+    return _info(replica.repository, name)
+
+
+def _info(repository: Repository, name: str) -> ModelInfo:
+    default = repository.resolve(name)
+    manifest = default.manifest.model_dump(mode="json")
+    return ModelInfo(
+        name=name,
+        description=manifest["description"],
+        task=manifest["task"],
+        input=manifest["input"],
+        classes=manifest["classes"],
+        outputs=manifest["outputs"],
+        preprocessing=manifest["preprocessing"],
+        data=manifest["data"],
+        example=manifest["example"],
+        versions=[_version(each, default.version) for each in repository.versions_of(name)],
+    )
+
+
+def _version(version: ModelVersion, default: str) -> VersionInfo:
+    manifest = version.version_manifest
+    return VersionInfo(
+        version=version.version,
+        default=version.version == default,
+        description=manifest.description,
+        created=manifest.created.isoformat(),
+        metrics=manifest.metrics,
+        training=manifest.training,
+        sha256=manifest.sha256,
+        digest=version.digest,
+    )

@@ -1,0 +1,187 @@
+"""The wire, for OpenAPI and for the routes that are not hot. No behaviour."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Features = list[float] | list[list[float]] | list[list[list[float]]]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class PredictRequest(Strict):
+    features: Annotated[Features, Field(examples=[[1.0, 2.0, 3.0]])]
+    """One row: nested lists of finite numbers in exactly the model's input shape, see `GET /models/{name}`."""
+
+
+class BatchRequest(Strict):
+    instances: Annotated[list[Features], Field(examples=[[[39.1, 18.7, 181.0], [46.5, 17.9, 192.0]]])]
+    """Rows, at least one; each as `features` of a single prediction."""
+
+
+class RowAnswer(Strict):
+    id: UUID
+    """The row's id in the prediction log: `GET /predictions/{id}`."""
+    prediction: Annotated[int | float | list[float], Field(examples=[1])]
+    """Classification: the index of the class. Regression: the value, or a list where the model has several outputs."""
+    label: Annotated[str, Field(examples=["Chinstrap"])] = ""
+    """Classification only: the name of the class."""
+    confidence: Annotated[float | None, Field(examples=[0.981234])]
+    """Probability of the class, 0 to 1; null for a regression."""
+
+
+class PredictResponse(RowAnswer):
+    model: Annotated[str, Field(examples=["penguins"])]
+    """The model that answered."""
+    version: Annotated[str, Field(examples=["2"])]
+    """Its version."""
+    cached: bool
+    """Whether the answer came from the cache, local or Redis, and not from a run for this request."""
+
+
+class BatchedRowAnswer(RowAnswer):
+    cached: bool
+    """Whether this row's answer came from the cache."""
+
+
+class BatchResponse(Strict):
+    predictions: list[BatchedRowAnswer]
+    """One for each row, in the order given."""
+    model: str
+    """The model that answered."""
+    version: str
+    """Its version."""
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: Annotated[str, Field(examples=["urn:shoal:problem:invalid-rows"])]
+    """What kind of problem, for programs."""
+    title: str
+    """The same for people."""
+    status: int
+    """The HTTP status again."""
+    detail: Annotated[str, Field(examples=["expected 3 features per row, got 2 (features)"])]
+    """What was expected, what came and where."""
+    request_id: str
+    """The id to look for in the logs; also in the header X-Request-Id."""
+
+
+class VersionInfo(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    version: str
+    """Name of the version."""
+    default: bool
+    """Whether requests that name no version get this one."""
+    description: str
+    """What is particular about it."""
+    created: str
+    """Date it was made."""
+    metrics: dict[str, float]
+    """Measured on data it was not trained on."""
+    training: str
+    """How it was made."""
+    sha256: str
+    """Of the artefact."""
+    digest: str
+    """Of the artefact and the configuration that shapes its answers; what cache keys are bound to."""
+
+
+class ModelInfo(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    """Name of the model, as in its paths."""
+    description: str
+    """What it answers."""
+    task: str
+    """classification or regression."""
+    input: dict[str, Any]
+    """One row: name, dtype, shape and, where they have names, its features with their units."""
+    classes: list[str] | None
+    """Classification: the classes in the order of their indices."""
+    outputs: list[dict[str, Any]] | None
+    """Regression: the values with their units."""
+    preprocessing: str
+    """What the exported program does to a row before the network sees it. Send raw values."""
+    data: dict[str, Any]
+    """Where the training data comes from, and its licence."""
+    example: list[Any]
+    """A row to try."""
+    versions: list[VersionInfo]
+    """Those that are served."""
+
+
+class RefusedModel(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    path: str
+    """Where it lies in the model repository."""
+    reason: str
+    """Why it is not served."""
+
+
+class ModelList(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    default: str
+    """The model that /predict answers with."""
+    models: list[ModelInfo]
+    """Those that are served."""
+    refused: list[RefusedModel]
+    """Those that are not, and why."""
+
+
+class LoggedPrediction(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="allow")
+
+    id: UUID
+    """A UUIDv7: it sorts by time."""
+    timestamp: datetime
+    """When nginx took the request."""
+    model: str
+    """The model that answered."""
+    version: str
+    """Its version."""
+    input_data: Any
+    """The row as it was sent."""
+    prediction: Any
+    """Class index, value, or list of values."""
+    label: str | None
+    """Name of the class; null for a regression."""
+    confidence: float | None
+    """Probability of the class; null for a regression."""
+    cache: str
+    """local, redis, coalesced or miss."""
+    request_id: str
+    """The request it was part of."""
+
+
+class PredictionPage(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    predictions: list[LoggedPrediction]
+    """Newest first."""
+    next_cursor: str | None
+    """Pass it as `cursor` for the next page; null on the last one."""
+
+
+class Health(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    status: Annotated[str, Field(examples=["ok"])]
+    """ok; degraded: answers are given and kept, but something is away; unavailable: no prediction is possible."""
+    version: str
+    """Of the server."""
+    components: dict[str, dict[str, Any]]
+    """models, redis, postgres and spool, each with its status."""
