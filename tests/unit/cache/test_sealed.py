@@ -1,0 +1,42 @@
+"""A damaged value is a miss, never an answer."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.cache.sealed import seal, unseal
+
+KEY = b"shoal:penguins:2:00"
+OUTPUT = np.float32([0.25, 0.5, 0.25])
+
+
+def test_what_was_sealed_comes_back() -> None:
+    output = unseal(KEY, seal(KEY, OUTPUT), 3)
+
+    assert output is not None
+    assert output.tolist() == OUTPUT.tolist()
+
+
+@given(position=st.integers(0, len(seal(KEY, OUTPUT)) - 1), flip=st.integers(1, 255))
+def test_any_changed_byte_is_noticed(position: int, flip: int) -> None:
+    value = bytearray(seal(KEY, OUTPUT))
+    value[position] ^= flip
+
+    assert unseal(KEY, bytes(value), 3) is None
+
+
+@given(length=st.integers(0, 40))
+def test_a_value_of_another_length_is_noticed(length: int) -> None:
+    value = (seal(KEY, OUTPUT) * 3)[:length]
+
+    assert (unseal(KEY, value, 3) is None) == (length != len(seal(KEY, OUTPUT)))
+
+
+def test_a_value_under_another_key_is_noticed() -> None:
+    assert unseal(b"shoal:penguins:2:01", seal(KEY, OUTPUT), 3) is None
+
+
+def test_a_value_of_a_model_with_another_width_is_noticed() -> None:
+    assert unseal(KEY, seal(KEY, OUTPUT), 4) is None
