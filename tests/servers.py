@@ -1,0 +1,206 @@
+"""Real servers for tests, started by the scripts that `make run` uses, each in a folder of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import psutil  # type: ignore[import-untyped]
+import psycopg
+import redis
+
+ROOT = Path(__file__).parent.parent
+T = TypeVar("T")
+_PR_SET_PDEATHSIG = 1
+
+
+def eventually(probe: Callable[[], T], *, within_seconds: float = 10, because: str = "") -> T:
+    """Ask until the answer is true, and return it; an exception counts as not yet.
+
+    Raises:
+        AssertionError: it was not true in time; says what the last answer or exception was.
+    """
+    deadline = time.monotonic() + within_seconds
+    while True:
+        try:
+            last: object = None
+            if answer := probe():
+                return answer
+            last = answer
+        except Exception as error:  # noqa: BLE001 - what is not up yet fails in its own way
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_seconds} s: {because or probe}; at last {last!r}")
+        time.sleep(0.01)
+
+
+async def eventually_async(
+    probe: Callable[[], T | Awaitable[T]], *, within_seconds: float = 10, because: str = ""
+) -> T:
+    """`eventually` for a test on the event loop; `probe` may be async."""
+    deadline = time.monotonic() + within_seconds
+    while True:
+        try:
+            last: object = None
+            answer = probe()
+            if isinstance(answer, Awaitable):
+                answer = await answer
+            if answer:
+                return answer
+            last = answer
+        except Exception as error:  # noqa: BLE001 - see eventually
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_seconds} s: {because or probe}; at last {last!r}")
+        await asyncio.sleep(0.01)
+
+
+class Server:
+    """One server process and its children: start, stop, kill, pause and resume them."""
+
+    def __init__(
+        self,
+        command: list[str],
+        folder: Path,
+        *,
+        ready: Callable[[], object],
+        env: dict[str, str] | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        start_seconds: float = 30,
+        stop_seconds: float = 30,
+    ) -> None:
+        """ready: true once it answers; an exception counts as not yet. folder: its state, and `log`."""
+        self.command = command
+        self.folder = folder
+        self.log = folder / "log"
+        self._ready = ready
+        self._env = {**os.environ, "VENV": sys.prefix, "VAR": str(folder), **(env or {})}
+        self._stop_signal = stop_signal
+        self._start_seconds = start_seconds
+        self._stop_seconds = stop_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, f"{self.command[0]} is not running"
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def launch(self) -> None:
+        """Start without waiting until it answers."""
+        assert self._process is None, f"{self.command[0]} is running already"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                cwd=ROOT,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # However this test run ends, nothing it started outlives it.
+                preexec_fn=lambda: ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, self._stop_signal),
+            )
+
+    def start(self) -> None:
+        self.launch()
+
+        def ready() -> object:
+            if self.process.poll() is not None:
+                return True
+            return self._ready()
+
+        try:
+            eventually(ready, within_seconds=self._start_seconds, because=f"{self.command[0]} answers")
+        except AssertionError:
+            self.kill()
+            raise
+        if self.process.poll() is not None:
+            self._process = None
+            raise AssertionError(f"{self.command[0]} ended:\n{self.log.read_text(errors='replace')[-4000:]}")
+
+    def stop(self) -> int:
+        """Stop in order, and return the exit status. Killed if it takes longer than it may."""
+        process = self.process
+        process.send_signal(self._stop_signal)
+        try:
+            status = process.wait(self._stop_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.command[0]} did not stop within {self._stop_seconds} s") from None
+        self._process = None
+        return status
+
+    def kill(self) -> None:
+        """SIGKILL to it and all its children at once, as when the power goes."""
+        self._signal_all(signal.SIGKILL)
+        self.process.wait(10)
+        self._process = None
+
+    def pause(self) -> None:
+        """Freeze it and all its children: connections stay open, nothing answers."""
+        self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it if it runs, in whatever state it is."""
+        if self._process is not None:
+            self.resume()
+            self.stop()
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        # By descent and not by process group: each backend of Postgres is a group of its own.
+        parent = psutil.Process(self.pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            try:
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+
+
+class Postgres(Server):
+    """A Postgres of its own. Empty but for the database `predictions`, which no migration has touched."""
+
+    def __init__(self, folder: Path) -> None:
+        self.dsn = f"host={folder}/run user=postgres dbname=predictions"
+        super().__init__([str(ROOT / "db" / "start")], folder, ready=self._answers, stop_signal=signal.SIGINT)
+
+    def _answers(self) -> bool:
+        with psycopg.connect(self.dsn, connect_timeout=2):
+            return True
+
+    def dsn_of(self, database: str) -> str:
+        return f"host={self.folder}/run user=postgres dbname={database}"
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        with psycopg.connect(self.dsn_of(database), autocommit=True) as connection:
+            connection.execute(statement)
+
+
+class Redis(Server):
+    """A Redis of its own, empty at first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"unix://{folder}/run/redis.sock"
+        super().__init__([str(ROOT / "db" / "start-redis")], folder, ready=self._answers)
+
+    def _answers(self) -> bool:
+        with self.client() as client:
+            return bool(client.ping())
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, socket_timeout=5)
