@@ -10,14 +10,14 @@ from api.answers import Classification, Regression
 
 
 def test_a_classification_names_the_likeliest_class() -> None:
-    answer = Classification(["a", 'b"', "c"]).answer(np.float32([0.1, 0.7, 0.2]))
+    answer = Classification(["a", 'b"', "c"]).answer(np.array([0.1, 0.7, 0.2], np.float32))
 
     assert (answer.prediction, answer.label, answer.confidence) == (b"1", 'b"', 0.7)
     assert json.loads(b"{" + answer.fields + b"}") == {"prediction": 1, "label": 'b"', "confidence": 0.7}
 
 
 def test_a_regression_gives_the_shortest_number_that_is_the_same_float32() -> None:
-    output = np.float32([4207.3])
+    output = np.array([4207.3], np.float32)
 
     answer = Regression().answer(output)
 
@@ -27,4 +27,4 @@ def test_a_regression_gives_the_shortest_number_that_is_the_same_float32() -> No
 
 
 def test_a_regression_with_several_outputs_gives_a_list() -> None:
-    assert Regression().answer(np.float32([1.5, -2])).prediction == b"[1.5,-2.0]"
+    assert Regression().answer(np.array([1.5, -2], np.float32)).prediction == b"[1.5,-2.0]"

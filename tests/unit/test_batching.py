@@ -23,7 +23,7 @@ class Waiter:
     """An item that remembers what became of it."""
 
     def __init__(self, number: float) -> None:
-        self.row = np.float32([number]).tobytes()
+        self.row = np.array([number], np.float32).tobytes()
         self.is_abandoned = False
         self.output: float | None = None
         self.error: Exception | None = None

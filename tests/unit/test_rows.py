@@ -123,7 +123,7 @@ def test_equal_rows_have_equal_bytes_however_they_are_spelled(flat: RowDecoder, 
     positive_zero = flat.one(json.dumps({"features": [number + 0.0 for number in row]}).encode())
 
     assert plain.canonical == spaced.canonical == scientific.canonical == positive_zero.canonical
-    assert np.array_equal(np.frombuffer(plain.canonical, "<f4"), np.float32(row))
+    assert np.array_equal(np.frombuffer(plain.canonical, "<f4"), np.array(row, np.float32))
 
 
 def test_minus_zero_is_zero_and_a_denormal_is_not(flat: RowDecoder) -> None:

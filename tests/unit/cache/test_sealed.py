@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from api.cache.sealed import seal, unseal
 
 KEY = b"shoal:penguins:2:00"
-OUTPUT = np.float32([0.25, 0.5, 0.25])
+OUTPUT = np.array([0.25, 0.5, 0.25], np.float32)
 
 
 def test_what_was_sealed_comes_back() -> None:
