@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from uvicorn_worker import UvicornWorker
+from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from api.settings import Settings
 
 
-class DrainingWorker(UvicornWorker):
+class DrainingWorker(UvicornWorker):  # type: ignore[misc]
     """Stops within `drain_seconds`: idle connections are closed at once, requests in flight are finished, and what is
     then still unanswered is cancelled, so that the shutdown code, which flushes the log, always runs.
 

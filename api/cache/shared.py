@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -61,7 +62,7 @@ class SharedCache:
             return [None] * len(keys)
         try:
             async with asyncio.timeout(self._budget_seconds):
-                values: list[bytes | None] = await self._redis.mget(keys)
+                values: list[Any] = await self._redis.mget(keys)
         except _BROKEN as error:
             metrics.CACHE_ERRORS.inc(len(keys))
             self._failed("lookup", error)
