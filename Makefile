@@ -1,0 +1,80 @@
+# The commands anyone needs. `make run` and `make test` need nothing but Python 3.11 or newer; what they install stays in
+# .venv, what they write in var.
+.DEFAULT_GOAL := help
+.PHONY: help install run dev up down ps logs load test check format clean
+
+PYTHON ?= python3
+VENV ?= .venv
+# Which build of torch: the CPU's, 0.2 GB. For a GPU an index of CUDA builds, and a new .venv if there is one already.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+N ?= 3
+SCENARIO ?= mixed
+USERS ?= 50
+DURATION ?= 30s
+
+help: ## Show these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- without Docker ---------------------------------------------------------------------------------------------------
+run: $(VENV)/.local ## Run the whole stack without Docker or root (N=3 replicas, PORT=8080, PROMETHEUS_PORT=9090, VAR=var)
+	@N=$(N) $(VENV)/bin/python -m api.local
+
+# --- with Docker ------------------------------------------------------------------------------------------------------
+up: ## Start everything in containers and wait until a prediction is possible (N=3 replicas)
+	docker compose up --detach --build --wait --scale api=$(N)
+
+dev: ## The same in the foreground; an edit of the code rebuilds the replicas
+	docker compose up --build --watch --scale api=$(N)
+
+down: ## Stop the containers; predictions and cache are kept (docker compose down -v deletes them)
+	docker compose down
+
+ps: ## Show the containers and their health
+	docker compose ps
+
+logs: ## Follow the logs of the containers
+	docker compose logs --follow --tail 100
+
+# --- both -------------------------------------------------------------------------------------------------------------
+load: $(VENV)/.local ## Put load on whichever runs, with a verdict (SCENARIO=mixed USERS=50 DURATION=30s HOST=http://…)
+	$(VENV)/bin/python -m loadtest --scenario $(SCENARIO) --users $(USERS) --duration $(DURATION) $(if $(HOST),--host $(HOST))
+
+# --- development ------------------------------------------------------------------------------------------------------
+install: $(VENV)/.dev ## Create .venv with all that is pinned (TORCH_INDEX= for a GPU build); the others do it by themselves
+
+test: $(VENV)/.dev ## Run all tests, against real servers they start (ARGS="tests/unit -x")
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## What CI runs before the tests: lint, format, types, and files that must agree with each other
+	$(VENV)/bin/ruff check . prometheus/start
+	$(VENV)/bin/ruff format --check . prometheus/start
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -q tests/contract
+
+format: $(VENV)/.dev ## Format the code, and fix what can be fixed without thinking
+	$(VENV)/bin/ruff check --fix . prometheus/start
+	$(VENV)/bin/ruff format . prometheus/start
+
+clean: ## Delete what was made here: state of `make run` (its predictions too), reports, caches; .venv stays
+	rm -rf var reports .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# --- the virtual environment ------------------------------------------------------------------------------------------
+# Each file says that its requirements are installed, and is older than them when they change.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Shoal needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose another with PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: requirements-torch.txt says why.
+$(VENV)/.torch: requirements-torch.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --retries 0 --index-url $(TORCH_INDEX) -r requirements-torch.txt
+	@touch $@
+
+$(VENV)/.local: requirements.txt requirements-local.txt $(VENV)/.torch
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-local.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.local
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
