@@ -1,0 +1,210 @@
+"""`docker compose up --build --scale api=3` and everything that may happen to it: scaled, killed, restarted, stopped.
+
+One stack for the whole module; the tests are one story, in order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.load import Load, Report
+from tests.servers import eventually
+from tests.system.compose.stack import Stack
+
+SERVICES = [
+    "api",
+    "grafana",
+    "nginx",
+    "nginx-exporter",
+    "postgres",
+    "postgres-exporter",
+    "prometheus",
+    "redis",
+    "redis-exporter",
+]
+# Their images have no shell to run a check in; Prometheus checks them.
+WITHOUT_A_CHECK = {"nginx-exporter", "redis-exporter"}
+
+PREDICT = (
+    "curl -X POST http://localhost:8000/predict "
+    '-H "Content-Type: application/json" -d \'{"features": [1.0, 2.0, 3.0]}\''
+)
+
+
+def test_every_service_works_and_there_are_three_replicas(stack: Stack) -> None:
+    for service in SERVICES:
+        containers = stack.containers(service)
+        assert len(containers) == (3 if service == "api" else 1), service
+        for container in containers:
+            assert stack.is_healthy(container), service
+            assert ("Health" in stack.inspect(container)["State"]) == (service not in WITHOUT_A_CHECK), service
+
+
+def test_the_transcript_works_word_for_word(stack: Stack) -> None:
+    assert json.loads(stack.typed("curl http://localhost:8000/health"))["status"] == "ok"
+
+    first = json.loads(stack.typed(PREDICT))
+    second = json.loads(stack.typed(PREDICT))
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert first["id"] != second["id"]
+    assert {**first, "id": None, "cached": None} == {**second, "id": None, "cached": None}
+
+    table = stack.typed(
+        'docker compose exec postgres psql -U postgres -d predictions -c "SELECT * FROM predictions LIMIT 10;"'
+    )
+    header = [column.strip() for column in table.splitlines()[0].split("|")]
+    assert {"id", "input_data", "prediction", "confidence", "timestamp"} <= set(header)
+    assert "(2 rows)" in table
+    assert first["id"] in table
+    assert second["id"] in table
+
+    # One key for the two equal rows: its answer came from the model once.
+    assert len(stack.typed('docker compose exec redis redis-cli KEYS "*"').split()) == 1
+
+    assert "up" in stack.typed("curl -s http://localhost:9090/api/v1/label/__name__/values")
+
+
+def test_no_container_has_more_rights_than_it_needs(stack: Stack) -> None:
+    for container in stack.containers():
+        details = stack.inspect(container)
+        service = details["Config"]["Labels"]["com.docker.compose.service"]
+        assert details["HostConfig"]["ReadonlyRootfs"], service
+        # What the kernel says of the process, whatever the files promise.
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{details['State']['Pid']}/status").read_text().splitlines()
+        )
+        assert "0" not in status["Uid"].split(), service
+        assert {int(status[f"Cap{kind}"], 16) for kind in ("Eff", "Prm", "Bnd", "Amb", "Inh")} == {0}, service
+        assert status["NoNewPrivs"] == "1", service
+
+
+def test_the_world_is_out_of_reach_for_a_replica(stack: Stack) -> None:
+    # No route and not only no answer: the backend network is internal.
+    routes = stack.shell("docker compose exec api cat /proc/net/route")
+    assert not re.search(r"^\w+\s+00000000\s", routes, re.MULTILINE), "a default route"
+
+
+def test_prometheus_sees_every_part(stack: Stack) -> None:
+    jobs = {"api", "nginx", "redis", "postgres", "prometheus"}
+    eventually(lambda: stack.metric("min by (job) (up)") == dict.fromkeys(jobs, 1.0), within_seconds=30)
+    eventually(lambda: stack.metric("count by (job) (up{job='api'})") == {"api": 3.0}, within_seconds=30)
+    # An exporter that runs may have nothing to export.
+    assert stack.metric("nginx_up") == {"nginx": 1.0}
+    assert stack.metric("redis_up") == {"redis": 1.0}
+    assert stack.metric("pg_up") == {"postgres": 1.0}
+
+
+def test_nginx_finds_five_replicas_without_a_reload(stack: Stack) -> None:
+    [nginx] = stack.containers("nginx")
+    processes = stack.shell(f"docker top {nginx} -eo pid,args")
+
+    assert _seen_under_load(stack, until=3) == 3
+    stack.shell("docker compose up -d --scale api=5")
+    assert _seen_under_load(stack, until=5) == 5
+
+    assert stack.shell(f"docker top {nginx} -eo pid,args") == processes
+    stack.shell("docker compose up -d --scale api=3")
+    eventually(lambda: len(stack.containers("api")) == 3, within_seconds=60)
+
+
+def test_a_killed_replica_costs_no_request(stack: Stack) -> None:
+    def kill() -> None:
+        stack.shell(f"docker kill {stack.containers('api')[0]}")
+
+    _survives(stack, kill)
+    assert len(stack.containers("api")) == 2
+    stack.shell("docker compose up --detach --scale api=3 --wait")
+
+
+def test_redis_restarts_without_a_failed_request_and_keeps_its_data(stack: Stack) -> None:
+    kept = set(stack.shell('docker compose exec redis redis-cli KEYS "*"').split())
+
+    _survives(stack, lambda: stack.shell("docker compose restart redis"))
+
+    assert kept
+    assert kept <= set(stack.shell('docker compose exec redis redis-cli KEYS "*"').split())
+
+
+def test_thirty_seconds_without_redis_cost_no_request(stack: Stack) -> None:
+    def outage() -> None:
+        stack.shell("docker compose stop redis")
+        time.sleep(30)  # the length of the outage
+        stack.shell("docker compose start redis")
+
+    _survives(stack, outage)
+
+
+def test_thirty_seconds_without_postgres_cost_neither_a_request_nor_a_row(stack: Stack) -> None:
+    def outage() -> None:
+        stack.shell("docker compose stop postgres")
+        time.sleep(30)  # the length of the outage
+        health = json.loads(stack.shell(f"curl -sf http://127.0.0.1:{stack.ports['HTTP_PORT']}/health"))
+        assert health["status"] == "degraded"
+        assert health["components"]["spool"]["rows"] > 0
+        stack.shell("docker compose start postgres")
+
+    _survives(stack, outage)
+
+    eventually(lambda: stack.metric("sum(shoal_spool_rows)") == {"{}": 0.0}, within_seconds=30)
+
+
+def test_replicas_restart_one_after_the_other_without_a_failed_request(stack: Stack) -> None:
+    def restart() -> None:
+        for replica in stack.containers("api"):
+            before = stack.inspect(replica)["State"]["StartedAt"]
+            started = time.monotonic()
+            stack.shell(f"docker restart --time 30 {replica}")
+            # Drained, not killed when patience ended.
+            assert time.monotonic() - started < 25
+            stack.wait_until_healthy(replica)
+            assert stack.inspect(replica)["State"]["StartedAt"] > before
+
+    _survives(stack, restart)
+
+
+def test_nothing_is_left_after_down_with_volumes(stack: Stack) -> None:
+    stack.typed("docker compose down")
+    assert "_postgres" in stack.leftovers(), "down alone keeps the volumes"
+    stack.typed("docker compose down -v")
+    assert stack.leftovers() == ""
+
+
+def _survives(stack: Stack, disturb: Callable[[], object]) -> Report:
+    """Disturb the stack under load. Every request is answered 200, and has its row, exactly once."""
+    known = set(stack.query("SELECT id FROM predictions"))
+    with stack.load() as load:
+        _keeps_answering(load)
+        disturb()
+        _keeps_answering(load)
+    print(load.report)
+    assert load.report.failures == []
+    answered = set(load.report.ids)
+    assert len(answered) == len(load.report.ids), "no id is given twice"
+
+    def rows() -> list[str]:
+        return [id for id in stack.query("SELECT id FROM predictions") if id not in known]
+
+    # Those of the spool follow when Postgres is back.
+    eventually(lambda: len(rows()) >= len(answered), within_seconds=60, because="every answer has its row")
+    assert sorted(rows()) == sorted(answered)
+    return load.report
+
+
+def _keeps_answering(load: Load, requests: int = 200) -> None:
+    goal = load.answered + requests
+    eventually(lambda: load.answered >= goal, within_seconds=60, because="the load goes on")
+
+
+def _seen_under_load(stack: Stack, *, until: int) -> int:
+    """How many replicas give answers, as nginx logs it: `until`, or what it was after 30 s."""
+    # The engine's clock, to a fraction: what was logged before does not count.
+    since = stack.shell("date --utc +%Y-%m-%dT%H:%M:%S.%NZ").strip()
+    with stack.load():
+        eventually(
+            lambda: len(stack.upstreams(since)) >= until, within_seconds=30, because=f"{until} replicas give answers"
+        )
+    return len(stack.upstreams(since))
