@@ -1,7 +1,7 @@
 # The commands anyone needs. `make run` and `make test` need nothing but Python 3.11 or newer; what they install stays in
 # .venv, what they write in var.
 .DEFAULT_GOAL := help
-.PHONY: help install run dev up down ps logs load test check format clean
+.PHONY: help install run dev up down ps logs load test test-compose check format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +14,7 @@ USERS ?= 50
 DURATION ?= 30s
 
 help: ## Show these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- without Docker ---------------------------------------------------------------------------------------------------
 run: $(VENV)/.local ## Run the whole stack without Docker or root (N=3 replicas, PORT=8080, PROMETHEUS_PORT=9090, VAR=var)
@@ -45,6 +45,9 @@ install: $(VENV)/.dev ## Create .venv with all that is pinned (TORCH_INDEX= for 
 
 test: $(VENV)/.dev ## Run all tests, against real servers they start (ARGS="tests/unit -x")
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-compose: $(VENV)/.dev ## Run the containers through their bad days, in a project of their own (minutes; needs Docker)
+	$(VENV)/bin/python -m pytest tests/system/compose
 
 check: $(VENV)/.dev ## What CI runs before the tests: lint, format, types, and files that must agree with each other
 	$(VENV)/bin/ruff check . prometheus/start
