@@ -1,7 +1,7 @@
 # The commands anyone needs. `make run` and `make test` need nothing but Python 3.11 or newer; what they install stays in
 # .venv, what they write in var.
 .DEFAULT_GOAL := help
-.PHONY: help install run dev up down ps logs load test test-compose check format clean
+.PHONY: help install run dev up roll down ps logs load test test-compose check format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,6 +26,9 @@ up: ## Start everything in containers and wait until a prediction is possible (N
 
 dev: ## The same in the foreground; an edit of the code rebuilds the replicas
 	docker compose up --build --watch --scale api=$(N)
+
+roll: ## Deploy what is here to the containers, replica by replica, without a lost request
+	api/roll
 
 down: ## Stop the containers; predictions and cache are kept (docker compose down -v deletes them)
 	docker compose down

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from grafana.check_panels import failures
 from tests.load import Load, Report
 from tests.servers import eventually
 from tests.system.compose.stack import Stack
@@ -98,6 +99,13 @@ def test_prometheus_sees_every_part(stack: Stack) -> None:
     assert stack.metric("pg_up") == {"postgres": 1.0}
 
 
+def test_every_panel_of_the_dashboard_shows_something_under_load(stack: Stack) -> None:
+    prometheus = f"http://127.0.0.1:{stack.ports['PROMETHEUS_PORT']}"
+    with stack.load():
+        # A rate needs two scrapes, and a recording rule its rate.
+        eventually(lambda: not failures(prometheus), within_seconds=90, because="no panel is empty")
+
+
 def test_nginx_finds_five_replicas_without_a_reload(stack: Stack) -> None:
     [nginx] = stack.containers("nginx")
     processes = stack.shell(f"docker top {nginx} -eo pid,args")
@@ -164,6 +172,16 @@ def test_replicas_restart_one_after_the_other_without_a_failed_request(stack: St
             assert stack.inspect(replica)["State"]["StartedAt"] > before
 
     _survives(stack, restart)
+
+
+def test_a_deploy_replaces_every_replica_without_a_failed_request(stack: Stack) -> None:
+    before = stack.containers("api")
+
+    _survives(stack, lambda: stack.shell("api/roll", within_seconds=300))
+
+    after = stack.containers("api")
+    assert len(after) == len(before)
+    assert not set(after) & set(before)
 
 
 def test_nothing_is_left_after_down_with_volumes(stack: Stack) -> None:
