@@ -128,7 +128,7 @@ class Program:
             self._exported = move_to_device_pass(self._exported, device)
             self._prepare()
         except Exception as error:  # no CUDA, no memory left, or a driver that does not fit
-            raise ModelFailed(f"{self._name} cannot run on {device}: {_one_line(error)}") from error
+            raise ModelFailed(f"{self._name} cannot run on {device}: {one_line(error)}") from error
         self._device = torch.device(device)
 
     def _check(self, outputs: Outputs, rows: int) -> None:
@@ -167,7 +167,7 @@ def load_exported(archive: bytes) -> torch.export.ExportedProgram:
     except pt2.Unsafe as error:
         raise InvalidArtefact(str(error)) from error
     except Exception as error:  # torch raises anything at all on a broken program
-        raise InvalidArtefact(f"torch cannot load it: {_one_line(error)}") from error
+        raise InvalidArtefact(f"torch cannot load it: {one_line(error)}") from error
 
 
 def _check_signature(exported: torch.export.ExportedProgram, version: ModelVersion) -> None:
@@ -232,6 +232,7 @@ def _shape(shape: Iterable[object]) -> str:
     return f"[{', '.join('rows' if isinstance(size, torch.SymInt) else str(size) for size in shape)}]"
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An exception of torch or of a module, whose messages run to pages."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
     return f"{type(error).__name__}: {line[:200]}"
