@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
+import http.client
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -63,6 +67,33 @@ async def eventually_async(
         await asyncio.sleep(0.01)
 
 
+def free_ports(count: int = 1) -> list[int]:
+    """Ports in a row that nobody listens on, below those that the kernel hands out by itself."""
+    while True:
+        ports = [first := random.randrange(10_000, 32_000), *range(first + 1, first + count)]
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in ports:
+                    probe = stack.enter_context(socket.socket())
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return ports
+
+
+def status_of(port: int, path: str) -> int:
+    """The status that GET is answered with on 127.0.0.1; -1 without an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return -1
+    finally:
+        connection.close()
+
+
 class Server:
     """One server process and its children: start, stop, kill, pause and resume them."""
 
@@ -116,7 +147,9 @@ class Server:
 
     def start(self) -> None:
         self.launch()
+        self.wait_until_ready()
 
+    def wait_until_ready(self) -> None:
         def ready() -> object:
             if self.process.poll() is not None:
                 return True
@@ -204,3 +237,72 @@ class Redis(Server):
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, socket_timeout=5)
+
+
+class Nginx(Server):
+    """nginx as compose and `make run` start it, on a port of its own."""
+
+    def __init__(self, folder: Path, upstreams: list[str], **env: str) -> None:
+        """upstreams: host:port of each replica. env: NGINX_ variables of nginx/start."""
+        [self.port] = free_ports()
+        env = {"NGINX_LISTEN": f"127.0.0.1:{self.port}", "NGINX_UPSTREAMS": ",".join(upstreams), **env}
+        command = [str(ROOT / "nginx" / "start")]
+        super().__init__(command, folder, ready=self._answers, env=env, stop_signal=signal.SIGQUIT)
+
+    def _answers(self) -> bool:
+        return status_of(self.port, "/metrics") == 404  # which it says by itself
+
+
+class Replica(Server):
+    """A replica as `make run` starts it, on a port of its own."""
+
+    def __init__(self, folder: Path, *, postgres_dsn: str, redis_url: str, spool: Path, **env: str) -> None:
+        """env: further SHOAL_ variables."""
+        [self.port] = free_ports()
+        self.address = f"127.0.0.1:{self.port}"
+        env = {
+            "SHOAL_BIND": self.address,
+            "SHOAL_POSTGRES_DSN": postgres_dsn,
+            "SHOAL_REDIS_URL": redis_url,
+            "SHOAL_SPOOL_DIR": str(spool),
+            "SHOAL_WORKERS": "1",
+            **env,
+        }
+        super().__init__([str(ROOT / "api" / "start")], folder, ready=self._answers, env=env, start_seconds=60)
+
+    def _answers(self) -> bool:
+        return status_of(self.port, "/health/ready") == 200
+
+
+class Stack:
+    """nginx before two replicas that share a Postgres and a Redis; each can be broken by itself."""
+
+    def __init__(self, folder: Path, replicas: int = 2, **env: str) -> None:
+        """env: further SHOAL_ and NGINX_ variables."""
+        self.postgres = Postgres(folder / "postgres")
+        self.redis = Redis(folder / "redis")
+        self.replicas = [
+            Replica(
+                folder / f"replica-{number}",
+                postgres_dsn=self.postgres.dsn,
+                redis_url=self.redis.url,
+                spool=folder / "spool",
+                **env,
+            )
+            for number in range(1, replicas + 1)
+        ]
+        self.nginx = Nginx(folder / "nginx", [replica.address for replica in self.replicas], **env)
+
+    @property
+    def servers(self) -> list[Server]:
+        return [self.postgres, self.redis, *self.replicas, self.nginx]
+
+    def start(self) -> None:
+        for server in self.servers:
+            server.launch()
+        for server in self.servers:
+            server.wait_until_ready()
+
+    def close(self) -> None:
+        for server in reversed(self.servers):
+            server.close()

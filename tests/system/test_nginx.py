@@ -1,0 +1,224 @@
+"""nginx by itself: what it refuses, and how it says so. No replica is there, which is one of the things it must say."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import ROOT, Nginx, eventually, free_ports
+
+
+@pytest.fixture(scope="module")
+def nginx(folders: Callable[[], Path]) -> Iterator[Nginx]:
+    server = Nginx(folders(), [f"127.0.0.1:{port}" for port in free_ports(2)])
+    server.start()
+    yield server
+    server.close()
+
+
+class Reply:
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read()
+
+    @property
+    def problem(self) -> str:
+        """The name of the problem; the body must be one, and agree with the reply around it."""
+        assert self.headers["Content-Type"] == "application/problem+json"
+        problem = json.loads(self.body)
+        assert problem.keys() == {"type", "title", "status", "detail", "request_id"}
+        assert problem["status"] == self.status
+        assert problem["request_id"] == self.headers["X-Request-Id"]
+        assert problem["type"].startswith("urn:shoal:problem:")
+        return str(problem["type"].removeprefix("urn:shoal:problem:"))
+
+
+def ask(server: Nginx, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        return Reply(connection.getresponse())
+    finally:
+        connection.close()
+
+
+def ask_raw(server: Nginx, request: bytes) -> Reply:
+    """For requests that no client library would send."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(request)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return Reply(response)
+
+
+def access_log_line(server: Nginx, request_id: str) -> dict[str, Any]:
+    def line() -> dict[str, Any] | None:
+        lines = (json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{"))
+        return next((line for line in lines if line["request_id"] == request_id), None)
+
+    found = eventually(line, because=f"the access log has {request_id}")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics",
+        "/metrics/",
+        "//metrics",
+        "/%6detrics",
+        "/x/../metrics",
+        "/metrics?a=b",
+        "/admin",
+        "/admin/x",
+        "/models/penguins/routing",
+        "/models/penguins/rollback/",
+    ],
+)
+def test_what_is_for_those_inside_is_not_there(nginx: Nginx, path: str) -> None:
+    reply = ask(nginx, "GET", path)
+    assert (reply.status, reply.problem) == (404, "not-found")
+
+
+def test_without_a_replica_the_answer_is_a_problem_to_come_back_with(nginx: Nginx) -> None:
+    reply = ask(nginx, "POST", "/predict", b"{}")
+    assert (reply.status, reply.problem) == (502, "no-replica")
+    assert reply.headers.get_all("Retry-After") == ["1"]
+
+
+def test_replicas_are_tried_again_and_again_while_all_of_them_fail(nginx: Nginx) -> None:
+    # With max_fails alone, nginx would mark both and then answer without trying any, for seconds after they are back.
+    ids = [f"try-{number}" for number in range(6)]
+    for request_id in ids:
+        ask(nginx, "POST", "/predict", b"{}", X_Request_Id=request_id)
+    for request_id in ids:
+        tried = access_log_line(nginx, request_id)["upstream"].split(", ")
+        assert len({upstream for upstream in tried if upstream.startswith("127.0.0.1:")}) == 2
+
+
+def test_a_body_over_the_limit_is_refused(nginx: Nginx) -> None:
+    limit = 8 * 1024 * 1024
+    reply = ask_raw(nginx, b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (limit + 1))
+    assert (reply.status, reply.problem) == (413, "body-too-large")
+    assert ask(nginx, "POST", "/predict", bytes(limit)).status == 502  # at the limit, it went on to find a replica
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "problem"),
+    [
+        (b"GARBAGE\r\n\r\n", 400, "bad-request"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "bad-request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nLong: %s\r\n\r\n" % (b"a" * 40_000), 400, "bad-request"),
+        (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 40_000), 414, "bad-request"),
+        (b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method-not-allowed"),
+    ],
+)
+def test_what_is_no_request_is_a_problem_too(nginx: Nginx, request_bytes: bytes, status: int, problem: str) -> None:
+    reply = ask_raw(nginx, request_bytes)
+    assert (reply.status, reply.problem) == (status, problem)
+
+
+@pytest.mark.parametrize("sent", ["a", "A.b_c~d-9", "x" * 128])
+def test_a_request_id_of_the_client_is_kept(nginx: Nginx, sent: str) -> None:
+    assert ask(nginx, "GET", "/metrics", X_Request_Id=sent).headers.get_all("X-Request-Id") == [sent]
+
+
+@pytest.mark.parametrize("sent", ["", "x" * 129, "a b", 'a"b', "a\\b", "ä"])
+def test_what_is_no_request_id_is_replaced(nginx: Nginx, sent: str) -> None:
+    [made] = ask(nginx, "GET", "/metrics", X_Request_Id=sent).headers.get_all("X-Request-Id") or []
+    assert re.fullmatch("[0-9a-f]{32}", made)
+
+
+def test_replies_say_neither_the_version_nor_let_themselves_be_framed(nginx: Nginx) -> None:
+    headers = ask(nginx, "GET", "/metrics").headers
+    assert headers["Server"] == "nginx"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+
+
+def test_the_access_log_has_a_line_of_json_for_each_request(nginx: Nginx) -> None:
+    ask(nginx, "POST", '/predict?secret=1&quote="', b"{}", X_Request_Id="find-me", User_Agent='a "quoted" agent')
+
+    found = access_log_line(nginx, "find-me")
+    assert (found["method"], found["path"], found["status"]) == ("POST", "/predict", 502)
+    assert found["user_agent"] == 'a "quoted" agent'
+    assert isinstance(found["seconds"], float)
+    assert len(found["upstream"].split(", ")) == 3  # proxy_next_upstream_tries
+    assert "secret" not in json.dumps(found)
+
+
+def test_more_requests_than_the_limit_are_told_when_to_come_back(folders: Callable[[], Path]) -> None:
+    server = Nginx(folders(), ["127.0.0.1:1"], NGINX_RATE_LIMIT="1r/m", NGINX_RATE_BURST="2")
+    server.start()  # which takes a request or more of the three
+    try:
+        reply = eventually(lambda: (got := ask(server, "POST", "/predict", b"{}")).status == 429 and got)
+        assert reply
+        assert reply.problem == "too-many-requests"
+        assert reply.headers.get_all("Retry-After") == ["1"]
+    finally:
+        server.close()
+
+
+def test_https_is_spoken_as_soon_as_there_is_a_certificate(folders: Callable[[], Path]) -> None:
+    folder = folders()
+    folder.mkdir(parents=True)
+    certificate, key = folder / "tls.crt", folder / "tls.key"
+    subprocess.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost "
+        f"-addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    [port] = free_ports()
+    server = Nginx(
+        folder,
+        ["127.0.0.1:1"],
+        NGINX_TLS_LISTEN=f"127.0.0.1:{port}",
+        NGINX_TLS_CERTIFICATE=str(certificate),
+        NGINX_TLS_KEY=str(key),
+    )
+    server.start()
+    try:
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        connection = http.client.HTTPSConnection("localhost", port, context=trusting, timeout=10)
+        connection.request("GET", "/metrics")
+        assert connection.getresponse().status == 404
+        connection.close()
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {},  # compose's own, where the name of the replicas is looked up again and again
+        {"NGINX_UPSTREAMS": "127.0.0.1:1, 127.0.0.1:2", "NGINX_LISTEN": "127.0.0.1:8080", "NGINX_WORKERS": "1"},
+        {"NGINX_RATE_LIMIT": "60r/m", "NGINX_RATE_BURST": "1", "NGINX_RESOLVER": "10.0.0.1"},
+    ],
+)
+def test_the_configuration_is_one_that_nginx_accepts(tmp_path: Path, env: dict[str, str]) -> None:
+
+    checked = subprocess.run(
+        [ROOT / "nginx" / "start", "-t"],
+        env={**os.environ, "VENV": sys.prefix, "VAR": str(tmp_path), **env},
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "[warn]" not in checked.stderr
+    rendered = "\n".join(path.read_text() for path in tmp_path.rglob("*.conf"))
+    assert re.findall(r"^[^#\n]*\$\{.*", rendered, re.MULTILINE) == []
