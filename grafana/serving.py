@@ -447,7 +447,7 @@ LIMITS = (
         "Postgres connections in use",
         "percentunit",
         "Of max_connections. Times replicas and workers, the pools must stay below.",
-        Query("sum(pg_stat_activity_count) / max(pg_settings_max_connections)", "in use"),
+        Query("sum(pg_stat_database_numbackends) / max(pg_settings_max_connections)", "in use"),
         top=1,
     ),
     states(
