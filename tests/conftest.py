@@ -3,6 +3,7 @@ empty Redis and its own, migrated database. A test that breaks a server takes on
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import shutil
 import tempfile
@@ -11,8 +12,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from api.prediction_log import migrations
 from tests.servers import Postgres, Redis
 
 
@@ -54,6 +57,30 @@ def shared_redis(folders: Callable[[], Path]) -> Iterator[Redis]:
 
 
 _databases = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def migrated_template(shared_postgres: Postgres) -> str:
+    """Name of a database with every migration applied and partitions made, to be cloned."""
+    name = "migrated"
+
+    async def migrate() -> None:
+        async with await psycopg.AsyncConnection.connect(shared_postgres.dsn_of(name), autocommit=True) as connection:
+            await migrations.migrate(connection)
+            await migrations.keep_partitions(connection, retention_days=90)
+
+    shared_postgres.execute(f"CREATE DATABASE {name}")
+    asyncio.run(migrate())
+    return name
+
+
+@pytest.fixture
+def postgres(shared_postgres: Postgres, migrated_template: str) -> Iterator[Database]:
+    """A database of the test's own, with every migration applied."""
+    name = f"test_{next(_databases)}"
+    shared_postgres.execute(f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    yield Database(shared_postgres.dsn_of(name))
+    shared_postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

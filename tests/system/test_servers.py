@@ -57,10 +57,16 @@ def test_a_paused_server_answers_nothing_until_it_is_resumed(postgres_server: Ca
         pass
 
 
-def test_each_test_has_a_database_and_a_redis_to_itself(empty_postgres: Database, redis: Redis) -> None:
-    with psycopg.connect(empty_postgres.dsn) as connection:
-        tables = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
-    with redis.client() as client:
-        keys = client.dbsize()
+def tables(database: Database) -> list[str]:
+    with psycopg.connect(database.dsn) as connection:
+        query = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+        return [name for (name,) in connection.execute(query).fetchall()]
 
-    assert (tables, keys) == ((0,), 0)
+
+def test_each_test_has_a_database_and_a_redis_to_itself(
+    postgres: Database, empty_postgres: Database, redis: Redis
+) -> None:
+    assert "predictions" in tables(postgres)
+    assert tables(empty_postgres) == []
+    with redis.client() as client:
+        assert client.dbsize() == 0
