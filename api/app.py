@@ -33,7 +33,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings()
     repository = Repository.open(settings.model_repository)
-    programs = load_programs(repository, settings.device)
+    return build_app(settings, repository, load_programs(repository, settings.device))
+
+
+def build_app(settings: Settings, repository: Repository, programs: lifespan.Programs) -> FastAPI:
+    """The app over models that are loaded already."""
 
     def open_replica(app: FastAPI) -> AbstractAsyncContextManager[lifespan.State]:
         return lifespan.open_replica(settings, repository, programs, app)

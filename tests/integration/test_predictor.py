@@ -1,0 +1,261 @@
+"""The story of a prediction with a real Redis and a real Postgres; only the model is one that a test can hold."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from api import metrics
+from api.answers import Regression
+from api.batching import Batcher
+from api.cache.breaker import Breaker
+from api.cache.keys import KeySpace
+from api.cache.local import LocalCache
+from api.cache.shared import SharedCache, connect
+from api.errors import DeadlineExceeded, ModelFailed
+from api.prediction_log import PredictionLog
+from api.predictor import Caller, Predictor, Served
+from api.rows import Row, RowDecoder
+from tests.servers import Redis
+from tests.servers import eventually_async as eventually
+
+Array = npt.NDArray[np.float32]
+
+
+class Model:
+    """Adds up its rows. Keeps what it was run on; holds its breath while `gate` is closed; dislikes 13."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Event()
+        self.rows_run: list[list[float]] = []
+
+    def run(self, rows: Array) -> Array:
+        self.started.set()
+        assert self.gate.wait(10)
+        self.rows_run += rows.tolist()
+        if (rows == 13).any():
+            raise ValueError("13")
+        return rows.sum(axis=1, keepdims=True)
+
+
+class Worker:
+    """What a worker process has: its own memory, and the stores that it shares with the others."""
+
+    def __init__(self, predictor: Predictor, served: Served, model: Model, log: PredictionLog) -> None:
+        self.predictor = predictor
+        self.served = served
+        self.model = model
+        self.log = log
+
+    async def ask(self, *rows: list[float], seed: bytes | None = None, seconds: float = 10) -> list[tuple[float, str]]:
+        """The answers, each with what became of the cache."""
+        caller = Caller(
+            request_id="test",
+            unix_ms=time.time_ns() // 1_000_000,
+            seed=seed or np.random.default_rng().bytes(16),
+            deadline=time.monotonic() + seconds,
+        )
+        predictions = await self.predictor.predict(self.served, [row_of(numbers) for numbers in rows], caller)
+        return [(float(each.answer.prediction), each.cache) for each in predictions]
+
+
+def row_of(numbers: list[float]) -> Row:
+    return Row(np.array(numbers, np.float32).tobytes(), str(numbers).encode())
+
+
+@asynccontextmanager
+async def worker(postgres: Any, redis: Redis, spool: Path) -> AsyncIterator[Worker]:
+    model = Model()
+    async with AsyncExitStack() as stack:
+        log = await stack.enter_async_context(
+            PredictionLog(
+                dsn=postgres.dsn,
+                password=None,
+                pool_size=2,
+                spool_dir=spool,
+                gather_seconds=0.001,
+                max_group_rows=1000,
+                commit_timeout_seconds=3,
+            )
+        )
+        shared = SharedCache(
+            connect(redis.url, password=None, budget_seconds=1),
+            ttl_seconds=60,
+            budget_seconds=1,
+            breaker=Breaker(max_failures=3, open_seconds=1),
+        )
+        stack.push_async_callback(shared.close)
+        executor = stack.enter_context(ThreadPoolExecutor(1))
+        predictor = Predictor(local=LocalCache(100), shared=shared, log=log)
+        stack.push_async_callback(predictor.close)
+        stack.callback(model.gate.set)
+        yield Worker(predictor, serve(model, executor), model, log)
+
+
+def serve(model: Model, executor: ThreadPoolExecutor) -> Served:
+    return Served(
+        model="sum",
+        version="1",
+        fields=b'"model":"sum","version":"1"',
+        keys=KeySpace("sum", "1", "00" * 32),
+        decoder=RowDecoder([2], max_rows=100),
+        reader=Regression(),
+        output_width=1,
+        batcher=Batcher(
+            model.run,
+            model="sum",
+            version="1",
+            row_shape=[2],
+            max_batch_rows=8,
+            max_queued_rows=100,
+            max_wait_seconds=10,
+            executor=executor,
+        ),
+        counts={
+            cache: metrics.PREDICTIONS.labels("sum", "1", cache) for cache in ("local", "redis", "coalesced", "miss")
+        },
+        seconds=metrics.PREDICTION_SECONDS.labels("sum", "1"),
+    )
+
+
+@pytest.fixture
+def open_worker(postgres: Any, redis: Redis, tmp_path: Path) -> Callable[[], Any]:
+    return lambda: worker(postgres, redis, tmp_path)
+
+
+async def started(model: Model) -> None:
+    assert await asyncio.to_thread(model.started.wait, 5)
+
+
+async def waiting(worker: Worker, callers: int) -> None:
+    await eventually(lambda: sum(flight.waiters for flight in worker.predictor._flights.values()) == callers)
+
+
+async def test_the_second_time_it_comes_from_memory_and_elsewhere_from_redis(open_worker: Callable[[], Any]) -> None:
+    async with open_worker() as one, open_worker() as other:
+        assert await one.ask([1, 2]) == [(3, "miss")]
+        assert await one.ask([1, 2]) == [(3, "local")]
+
+        async def found_in_redis() -> bool:
+            return await other.predictor._shared.get_many([other.served.keys.key(row_of([1, 2]).canonical)]) != [None]
+
+        await eventually(found_in_redis)
+        assert await other.ask([1, 2]) == [(3, "redis")]
+        assert await other.ask([1, 2]) == [(3, "local")]
+        assert other.model.rows_run == []
+
+
+async def test_equal_rows_in_flight_run_once(open_worker: Callable[[], Any]) -> None:
+    async with open_worker() as one:
+        one.model.gate.clear()
+        leader = asyncio.create_task(one.ask([1, 2]))
+        await started(one.model)
+        followers = [asyncio.create_task(one.ask([1, 2])) for _ in range(5)]
+        await waiting(one, 6)
+        one.model.gate.set()
+
+        assert await leader == [(3, "miss")]
+        assert [await follower for follower in followers] == [[(3, "coalesced")]] * 5
+        assert one.model.rows_run == [[1, 2]]
+
+
+async def test_a_leader_that_leaves_does_not_cost_those_who_joined_it(open_worker: Callable[[], Any]) -> None:
+    async with open_worker() as one:
+        one.model.gate.clear()
+        leader = asyncio.create_task(one.ask([1, 2]))
+        await started(one.model)
+        follower = asyncio.create_task(one.ask([1, 2]))
+        await waiting(one, 2)
+
+        leader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leader
+        one.model.gate.set()
+
+        assert await follower == [(3, "coalesced")]
+
+
+async def test_a_row_that_everybody_left_is_computed_anew_for_who_comes_later(open_worker: Callable[[], Any]) -> None:
+    async with open_worker() as one:
+        one.model.gate.clear()
+        blocker = asyncio.create_task(one.ask([9, 9]))
+        await started(one.model)
+
+        with pytest.raises(DeadlineExceeded):
+            await one.ask([1, 2], seconds=0.05)
+        later = asyncio.create_task(one.ask([1, 2]))
+        await waiting(one, 2)
+        one.model.gate.set()
+
+        assert await blocker == [(18, "miss")]
+        assert await later == [(3, "miss")]
+        assert one.predictor._flights == {}
+
+
+async def test_a_batch_shares_hits_and_a_row_that_stands_twice_runs_once(open_worker: Callable[[], Any]) -> None:
+    async with open_worker() as one:
+        await one.ask([1, 2])
+
+        answers = await one.ask([1, 2], [3, 4], [5, 6], [3, 4])
+
+        assert answers == [(3, "local"), (7, "miss"), (11, "miss"), (7, "coalesced")]
+        assert one.model.rows_run == [[1, 2], [3, 4], [5, 6]]
+
+
+async def test_a_poisonous_row_fails_its_own_request_only_and_is_not_cached(open_worker: Callable[[], Any]) -> None:
+    async with open_worker() as one:
+        one.model.gate.clear()
+        blocker = asyncio.create_task(one.ask([9, 9]))
+        await started(one.model)
+        poisonous = asyncio.create_task(one.ask([13, 0]))
+        neighbour = asyncio.create_task(one.ask([1, 2]))
+        await waiting(one, 3)
+        one.model.gate.set()
+
+        with pytest.raises(ModelFailed):
+            await poisonous
+        assert await blocker == [(18, "miss")]
+        assert await neighbour == [(3, "miss")]
+        with pytest.raises(ModelFailed):
+            await one.ask([13, 0])
+
+
+async def test_an_answer_is_in_postgres_when_it_is_given_and_a_retry_adds_no_row(
+    open_worker: Callable[[], Any],
+) -> None:
+    async with open_worker() as one:
+        await one.ask([1, 2], [3, 4])
+        rows, _ = await one.log.queries.page()
+        assert {(str(row["input_data"]), row["prediction"], row["cache"]) for row in rows} == {
+            ("[1, 2]", 3, "miss"),
+            ("[3, 4]", 7, "miss"),
+        }
+
+        # nginx sends a request again, with the same time and seed, when a replica died before its reply.
+        caller = Caller("again", time.time_ns() // 1_000_000, b"s" * 16, time.monotonic() + 10)
+        first = await one.predictor.predict(one.served, [row_of([5, 6])], caller)
+        second = await one.predictor.predict(one.served, [row_of([5, 6])], caller)
+
+        assert first[0].id == second[0].id
+        rows, _ = await one.log.queries.page()
+        assert [row["input_data"] for row in rows].count([5, 6]) == 1
+
+
+async def test_a_damaged_value_in_redis_is_computed_anew(open_worker: Callable[[], Any]) -> None:
+    async with open_worker() as one:
+        key = one.served.keys.key(row_of([1, 2]).canonical)
+        await one.predictor._shared._redis.set(key, b"\x01garbage!")
+
+        assert await one.ask([1, 2]) == [(3, "miss")]
