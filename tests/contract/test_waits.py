@@ -36,7 +36,7 @@ def stop_grace_period(service: str) -> float:
 def client_timeout() -> float:
     """What the load generator waits for an answer."""
     [seconds] = re.findall(
-        r"^TIMEOUT_SECONDS = (\d+)\b",
+        r"^CLIENT_TIMEOUT_SECONDS = (\d+)\b",
         "\n".join(path.read_text() for path in (ROOT / "loadtest").glob("*.py")),
         re.MULTILINE,
     )
