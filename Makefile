@@ -9,9 +9,6 @@ VENV ?= .venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 N ?= 3
-SCENARIO ?= mixed
-USERS ?= 50
-DURATION ?= 30s
 
 help: ## Show these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,8 +37,8 @@ logs: ## Follow the logs of the containers
 	docker compose logs --follow --tail 100
 
 # --- both -------------------------------------------------------------------------------------------------------------
-load: $(VENV)/.local ## Put load on whichever runs, with a verdict (SCENARIO=mixed USERS=50 DURATION=30s HOST=http://…)
-	$(VENV)/bin/python -m loadtest --scenario $(SCENARIO) --users $(USERS) --duration $(DURATION) $(if $(HOST),--host $(HOST))
+load: $(VENV)/.local ## Put load on whichever runs, with a verdict (SCENARIO=zipf MODEL=penguins USERS=50 DURATION=30s HOST=http://…)
+	$(VENV)/bin/python -m loadtest --scenario "$(SCENARIO)" --model "$(MODEL)" --users "$(USERS)" --duration "$(DURATION)" --host "$(HOST)"
 
 # --- development ------------------------------------------------------------------------------------------------------
 install: $(VENV)/.dev ## Create .venv with all that is pinned (TORCH_INDEX= for a GPU build); the others do it by themselves
@@ -53,14 +50,14 @@ test-compose: $(VENV)/.dev ## Run the containers through their bad days, in a pr
 	$(VENV)/bin/python -m pytest tests/system/compose
 
 check: $(VENV)/.dev ## What CI runs before the tests: lint, format, types, and files that must agree with each other
-	$(VENV)/bin/ruff check . prometheus/start
-	$(VENV)/bin/ruff format --check . prometheus/start
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -q tests/contract
 
 format: $(VENV)/.dev ## Format the code, and fix what can be fixed without thinking
-	$(VENV)/bin/ruff check --fix . prometheus/start
-	$(VENV)/bin/ruff format . prometheus/start
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
 
 clean: ## Delete what was made here: state of `make run` (its predictions too), reports, caches; .venv stays
 	rm -rf var reports .pytest_cache .mypy_cache .ruff_cache .hypothesis

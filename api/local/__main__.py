@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from dotenv import load_dotenv
+
 from api.local.processes import Process
 from api.local.stack import ROOT, CannotRun, Lock, Options, check_ports, processes
 
@@ -68,7 +70,7 @@ class Launcher:
         names = ", ".join(process.name for process in self.processes)
         say(f"starting {names}; what they say is in {_short(self.options.var / 'log')}")
         if not self.options.prometheus:
-            say("no Prometheus on PATH, so there will be none")
+            say("without Prometheus: none is on PATH; prometheus/fetch gets Debian's without root")
         for process in self.processes:
             process.log.begin()
             process.start(self.lock.fd)
@@ -205,12 +207,13 @@ def options() -> Options:
         replicas=_number("N", 3, 1, 64),
         prometheus_port=_number("PROMETHEUS_PORT", 9090, 1, 65_535),
         var=Path(os.environ.get("VAR") or ROOT / "var").resolve(),
-        prometheus=shutil.which("prometheus") is not None,
+        prometheus=shutil.which("prometheus", path=f"{os.environ['PATH']}:{sys.prefix}/bin") is not None,
     )
 
 
 def main() -> int:
     os.chdir(ROOT)
+    load_dotenv(ROOT / ".env")  # as compose does; what the shell has set wins
     try:
         Launcher(options()).run()
     except CannotRun as error:

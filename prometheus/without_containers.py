@@ -1,0 +1,31 @@
+"""Rewrites prometheus.yaml for replicas that are no containers; what changes is said at its top. Used by start."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+HERE = Path(__file__).resolve().parent
+
+
+def without_containers(config: dict[str, Any], replicas: list[str], prometheus: str) -> dict[str, Any]:
+    """replicas, prometheus: host:port of what is to be scraped."""
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    del jobs["api"]["dns_sd_configs"]
+    jobs["api"]["static_configs"] = [
+        {"targets": [address], "labels": {"instance": f"api.{number}"}} for number, address in enumerate(replicas, 1)
+    ]
+    jobs["prometheus"]["static_configs"] = [{"targets": [prometheus], "labels": {"instance": "prometheus"}}]
+    return config | {
+        "rule_files": [str(HERE / rules) for rules in config["rule_files"]],
+        "scrape_configs": [jobs["api"], jobs["prometheus"]],  # the exporters come as containers only
+    }
+
+
+if __name__ == "__main__":
+    _, replicas, prometheus = sys.argv
+    config = yaml.safe_load((HERE / "prometheus.yaml").read_text())
+    yaml.safe_dump(without_containers(config, replicas.split(","), prometheus), sys.stdout, sort_keys=False)
