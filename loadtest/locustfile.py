@@ -207,6 +207,8 @@ def prepare(environment: Environment, runner: Runner, **_: Any) -> None:
     if SCENARIOS[options.scenario].ramp:
         environment.shape_class = Ramp(runner, users=options.num_users or 50, seconds=options.run_time or 60)
     gevent.spawn(_keep_labelling, environment)
+    # The last reports of the workers come after the test has stopped. Added here, after Locust's own, which counts.
+    environment.events.worker_report.add_listener(lambda **_: label_shares(environment.stats.entries))
 
 
 def _keep_labelling(environment: Environment) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from loadtest.tally import Latencies, difference
 
@@ -67,7 +68,7 @@ def measure(marks: list[Mark], per_second: Mapping[int, int], end: Mark) -> list
         end: the statistics when all was over.
     """
     steps = []
-    for begin, until in zip(marks, [*marks[1:], end], strict=True):
+    for begin, until in pairwise([*marks, end]):
         seconds = range(int(begin.unix_seconds) + 2, int(until.unix_seconds))
         if not seconds:
             continue
