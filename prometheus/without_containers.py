@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 HERE = Path(__file__).resolve().parent
 
