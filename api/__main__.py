@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
     except ValidationError as error:
         return _fail(in_one_line(error))
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ValueError as error:
         return _fail(str(error))
     return status
 
@@ -164,7 +166,10 @@ def _known(options: argparse.Namespace) -> Manifest | None:
 
 def _new_manifest(options: argparse.Namespace, version: str) -> Manifest:
     needed = {"--example": options.example, "--task": options.task}
-    needed |= {"--classes": options.classes} if options.task == "classification" else {"--outputs": options.outputs}
+    if options.task != "regression":
+        needed["--classes" if options.task else "--classes or --outputs"] = options.classes or None
+    else:
+        needed["--outputs"] = options.outputs
     if missing := [option for option, value in needed.items() if value is None]:
         raise ValueError(f"{options.name} is a new model, which needs {', '.join(missing)}")
     row = _row(options.example)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import math
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +69,16 @@ def export(module: torch.nn.Module, row: npt.NDArray[np.float32], max_batch_rows
     batch = torch.export.Dim(_INPUT, min=1, max=max_batch_rows)
     buffer = io.BytesIO()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the user's module, about how it is written
+        # What torch says on the way is for its own developers: warnings, and whole graphs on standard error.
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), _no_logs():
+            warnings.simplefilter("ignore")
             exported = torch.export.export(module.eval(), (rows,), dynamic_shapes=({0: batch},))
             torch.export.save(exported, buffer)
         return pt2.clean(buffer.getvalue())
+    except torch._dynamo.exc.UserError as error:
+        if "Constraints violated" in str(error):
+            raise CannotExport("it takes one number of rows only; it must take any, from 1") from error
+        raise CannotExport(f"torch cannot export it: {one_line(error)}") from error
     except pt2.Unsafe as error:
         raise CannotExport(str(error)) from error
     except Exception as error:  # torch raises anything at all, and so does the module
@@ -161,15 +169,25 @@ def compare(program: Program, original: torch.nn.Module, version: ModelVersion) 
         except Exception as error:  # of the module, or our own verdict on its program
             hint = "" if version.manifest.task == "regression" else " (a module that gives logits needs --softmax)"
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-            raise CannotExport(f"it fails on {batch} rows: {one_line(cause)}{hint}") from error
+            raise CannotExport(f"it fails on a batch of {batch}: {one_line(cause)}{hint}") from error
         difference = float(np.abs(given - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
         if not difference <= RELATIVE_TOLERANCE:
             raise CannotExport(
-                f"the exported program differs from the module by {difference:.1e} of the largest output on {batch}"
-                f" rows, allowed are {RELATIVE_TOLERANCE:.0e}"
+                f"the exported program differs from the module by {difference:.1e} of the largest output on a batch of"
+                f" {batch}, allowed are {RELATIVE_TOLERANCE:.0e}"
             )
         worst = max(worst, difference)
     return worst
+
+
+@contextmanager
+def _no_logs() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _write_yaml(file: Path, content: dict[str, Any]) -> None:
