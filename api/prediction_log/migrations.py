@@ -1,11 +1,9 @@
-"""Applies db/*.sql, once each and in order, whoever starts first; makes partitions ahead and drops old ones."""
+"""The numbered SQL files of db/, applied once each by whoever comes first; and the partitions that they define."""
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import logging
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,101 +12,109 @@ from psycopg import AsyncConnection
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parents[2] / "db"
-DAYS_AHEAD = 7  # a replica that runs makes tomorrow's partition long before it is needed
-_LOCK = 0x5_4041  # of Postgres' advisory locks: one migrates, the others wait for it
-_NAME = re.compile(r"(\d{3})_\w+\.sql")
+
+# Of a Postgres advisory lock: any number, as long as nothing else uses it.
+_LOCK = 0x53_68_6F_61_6C  # "Shoal"
+_PARTITIONS_LOCK = _LOCK + 1
+
+# For so many days nobody need look after partitions; then rows go to the default one, from where they move later.
+_DAYS_AHEAD = 7
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    name        text        PRIMARY KEY,
+    sha256      text        NOT NULL,
+    applied_at  timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE schema_migrations IS 'Which files of db/ were applied to this database.';
+COMMENT ON COLUMN schema_migrations.name IS 'Name of the file.';
+COMMENT ON COLUMN schema_migrations.sha256 IS 'Of its content when it was applied, hex.';
+COMMENT ON COLUMN schema_migrations.applied_at IS 'When it was applied.';
+"""
 
 
 class MigrationRefused(Exception):
-    """A file that was applied has since been changed, or is gone: nobody knows what the database looks like."""
+    """A file that was applied has changed since, so this database is not what the files say."""
 
 
 class Migration(NamedTuple):
-    number: int
     name: str
-    statements: str
-    checksum: str
+    sql: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
-def read(folder: Path = FOLDER) -> list[Migration]:
-    """The numbered files, in order."""
-    found = []
-    for file in sorted(folder.glob("*.sql")):
-        match = _NAME.fullmatch(file.name)
-        if match is None:
-            raise MigrationRefused(f"expected a name like 001_what.sql, got {file.name}")
-        text = file.read_text()
-        found.append(Migration(int(match[1]), file.name, text, hashlib.sha256(text.encode()).hexdigest()))
-    return found
+def load(folder: Path = FOLDER) -> list[Migration]:
+    """In the order in which they are applied."""
+    return [Migration(path.name, path.read_text("utf-8")) for path in sorted(folder.glob("[0-9]*.sql"))]
 
 
-async def migrate(connection: AsyncConnection[tuple[Any, ...]], folder: Path = FOLDER) -> list[str]:
-    """Brings the database up to date.
+async def migrate(connection: AsyncConnection[Any], migrations: list[Migration] | None = None) -> None:
+    """Apply what is missing, all of it or nothing. Costs one query where nothing is.
+
+    A migration that the database has and `migrations` has not is fine: a newer release runs beside this one.
 
     Args:
         connection: in autocommit mode.
-    Returns:
-        The names of the files that this call applied.
+        migrations: from `load`; None: those of db/.
     Raises:
-        MigrationRefused: a file differs from what was applied.
+        MigrationRefused: an applied file was changed.
+        psycopg.Error: Postgres went away, or a file's SQL is wrong.
     """
-    migrations = read(folder)
-    applied = []
-    await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
-    try:
-        await connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY, name text NOT NULL,"
-            " checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        known = await _known(connection)
-        _check(migrations, known)
-        for migration in migrations:
-            if migration.number in known:
-                continue
-            async with connection.transaction():
-                await connection.execute(migration.statements.encode())
-                await connection.execute(
-                    "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
-                    (migration.number, migration.name, migration.checksum),
-                )
-            applied.append(migration.name)
-            logger.warning("applied %s", migration.name)
-    finally:
-        await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
-    return applied
-
-
-async def keep_partitions(connection: AsyncConnection[tuple[Any, ...]], *, retention_days: int) -> None:
-    """Makes the partitions of the days to come, and drops those that are older than the retention.
-
-    Only one worker does so at a time; the others have nothing to do then.
-    """
-    today = dt.datetime.now(dt.UTC).date()
+    migrations = load() if migrations is None else migrations
+    if not _missing(migrations, await _applied(connection)):
+        return
     async with connection.transaction():
-        cursor = await connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS got", (_LOCK,))
-        row = await cursor.fetchone()
-        if row is None or not row[0]:
-            return
-        # Either needs the table to itself for a moment: better to try again later than to hold up the log behind a
-        # long query.
-        await connection.execute("SET LOCAL lock_timeout = '1s'")
-        for ahead in range(-1, DAYS_AHEAD + 1):
-            await connection.execute("SELECT shoal_make_partition(%s)", (today + dt.timedelta(ahead),))
-        before = today - dt.timedelta(retention_days)
-        await connection.execute("SELECT shoal_drop_partitions(%s)", (before,))
+        # Workers and replicas start together: one applies, the others wait here and then find nothing to do.
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        await connection.execute(_TABLE)
+        for migration in _missing(migrations, await _applied(connection)):
+            await connection.execute(migration.sql.encode())
+            await connection.execute(
+                "INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", (migration.name, migration.sha256)
+            )
+            logger.info("applied %s", migration.name)
 
 
-async def _known(connection: AsyncConnection[tuple[Any, ...]]) -> dict[int, tuple[str, str]]:
-    cursor = await connection.execute("SELECT number, name, checksum FROM schema_migrations")
-    return {number: (name, checksum) for number, name, checksum in await cursor.fetchall()}
+async def keep_partitions(connection: AsyncConnection[Any], *, retention_days: int) -> None:
+    """Make the partitions of the next days, drop those over `retention_days` old. Left to whoever is at it already.
+
+    Args:
+        connection: in autocommit mode.
+    Raises:
+        psycopg.Error: Postgres went away, or a lock was not to be had at once; try again later.
+    """
+    row = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (_PARTITIONS_LOCK,))).fetchone()
+    if row is None or not row[0]:
+        return
+    try:
+        # Two transactions: the locks of the one are gone before the other takes its own.
+        made = await connection.execute("SELECT ensure_prediction_partitions(%s, %s)", (_DAYS_AHEAD, retention_days))
+        for (name,) in await made.fetchall():
+            logger.info("made partition %s", name)
+        dropped = await connection.execute("SELECT drop_prediction_partitions(%s)", (retention_days,))
+        for (name,) in await dropped.fetchall():
+            logger.info("dropped partition %s, over %d days old", name, retention_days)
+    finally:
+        if not connection.broken:
+            await connection.execute("SELECT pg_advisory_unlock(%s)", (_PARTITIONS_LOCK,))
 
 
-def _check(migrations: list[Migration], known: dict[int, tuple[str, str]]) -> None:
-    files = {migration.number: migration for migration in migrations}
-    for number, (name, checksum) in known.items():
-        file = files.get(number)
-        if file is None:
-            # Applied by a newer replica, in the middle of a rolling update: it only adds, so this one may go on.
-            logger.warning("%s was applied by a newer version", name)
-        elif file.checksum != checksum:
-            raise MigrationRefused(f"{file.name} was changed after it was applied; add a new file instead")
+async def _applied(connection: AsyncConnection[Any]) -> dict[str, str]:
+    cursor = await connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
+    row = await cursor.fetchone()
+    if row is None or not row[0]:
+        return {}
+    return dict(await (await connection.execute("SELECT name, sha256 FROM schema_migrations")).fetchall())
+
+
+def _missing(migrations: list[Migration], applied: dict[str, str]) -> list[Migration]:
+    for migration in migrations:
+        if applied.get(migration.name, migration.sha256) != migration.sha256:
+            raise MigrationRefused(
+                f"db/{migration.name} was changed after it was applied to this database; "
+                "undo the change, and put it into a new file with the next number"
+            )
+    return [migration for migration in migrations if migration.name not in applied]

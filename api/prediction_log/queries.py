@@ -1,149 +1,170 @@
-"""Reading the log back: one prediction by its id, or pages of them, newest first."""
+"""Reading the log: one row by its id, or pages of them, newest first."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import datetime as dt
-import logging
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncCursor
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from api.errors import InvalidRequest, QueryUnavailable
 from api.prediction_log.record import COLUMNS
+from api.prediction_log.wire import severed_after
 
-_CONNECT_SECONDS = 2
-_STATEMENT_SECONDS = 5
-_CURSOR = struct.Struct("!q16s")
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_SELECT = f"SELECT {COLUMNS} FROM predictions WHERE "  # noqa: S608  our own constant
+_POOL_SECONDS = 2  # for a connection
+_QUERY_SECONDS = 5
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM predictions WHERE "  # noqa: S608 - our own constants
+_cursor = struct.Struct("!q16s")  # microseconds since 1970, id
 
-logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it warns at each attempt while Postgres is away
+# A page looks into the last days first: planning and opening every partition of a long retention would cost more than
+# the page. Only if they do not fill it does it look further.
+_WINDOWS = (timedelta(days=2), timedelta(days=30), None)
 
 
 class Queries:
-    """Every call raises QueryUnavailable, within seconds, while Postgres is away or slow."""
+    """Gives rows as dicts ready for JSON: a key for each of COLUMNS, id and timestamp as text."""
 
-    def __init__(self, dsn: str, password: str | None, *, max_connections: int, is_up: Callable[[], bool]) -> None:
-        """is_up: whether it is worth asking; while it is not, a query fails at once."""
+    def __init__(self, pool: AsyncConnectionPool[Any], is_up: Callable[[], bool]) -> None:
+        """is_up: whether Postgres is known to be there; while not, nobody waits to find that out again."""
+        self._pool = pool
         self._is_up = is_up
-        self._pool: AsyncConnectionPool[AsyncConnection[dict[str, Any]]] = AsyncConnectionPool(
-            dsn,
-            kwargs={
-                "password": password,
-                "autocommit": True,
-                "row_factory": dict_row,
-                "connect_timeout": _CONNECT_SECONDS,
-                "application_name": "shoal queries",
-                "options": f"-c timezone=UTC -c statement_timeout={_STATEMENT_SECONDS}s",
-            },
-            # None is held while nobody asks: the log is written all the time and read now and then.
-            min_size=0,
-            max_size=max_connections,
-            max_idle=60,
-            timeout=_CONNECT_SECONDS,
-            check=AsyncConnectionPool.check_connection,
-            open=False,
-        )
-
-    async def open(self) -> None:
-        await self._pool.open(wait=False)
-
-    async def close(self) -> None:
-        await self._pool.close()
 
     async def get(self, id: UUID) -> dict[str, Any] | None:
-        """The prediction of that id as JSON members, or None.
-
-        The id holds its time, so only one day's partition is read.
-        """
-        at = _EPOCH + dt.timedelta(milliseconds=id.int >> 80)
-        async with self._connection() as connection:
-            cursor = await connection.execute(_SELECT + '"timestamp" = %s AND id = %s', (at, id))
-            row = await cursor.fetchone()
-        return None if row is None else _members(row)
+        """The row, or None. Raises QueryUnavailable."""
+        try:
+            # The id says in which partition to look, and where in it.
+            timestamp = _EPOCH + timedelta(milliseconds=id.int >> 80)
+        except OverflowError:
+            return None  # of no year that a datetime knows
+        rows = await self._fetch("timestamp = %(timestamp)s AND id = %(id)s", {"timestamp": timestamp, "id": id})
+        return _to_json(rows[0]) if rows else None
 
     async def page(
         self,
-        *,
         model: str | None = None,
         version: str | None = None,
-        since: dt.datetime | None = None,
-        until: dt.datetime | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """Up to `limit` predictions, newest first, and the cursor of the next page, None on the last.
+        """Rows newest first, and the cursor of the next page, None after the last.
+
+        Pages continue after a row, not at a number: rows that arrive meanwhile neither shift nor repeat any.
 
         Args:
-            since, until: from, and before; a time without a zone is UTC.
+            since, until: with their zone; the latter excluded.
+            cursor: from the page before, asked with the same filters.
         Raises:
-            InvalidRequest: a cursor that no page gave, or a filter that cannot be text.
+            InvalidRequest: a cursor that no page gave, a time without zone, a text that Postgres cannot hold.
+            QueryUnavailable: Postgres is away, or the query took too long.
         """
-        conditions: list[sql.Composable] = [sql.SQL("true")]
-        values: list[Any] = []
-        for column, value in (("model", model), ("version", version)):
-            if value is not None:
-                if "\0" in value:
-                    raise InvalidRequest(f"expected a name, got one with a NUL character ({column})")
-                conditions.append(sql.SQL("{} = %s").format(sql.Identifier(column)))
-                values.append(value)
-        if since is not None:
-            conditions.append(sql.SQL('"timestamp" >= %s'))
-            values.append(_with_zone(since))
+        for name, time in (("since", since), ("until", until)):
+            if time is not None and time.tzinfo is None:
+                raise InvalidRequest(f"expected {name} with its zone, as in 2026-01-31T00:00:00Z, got none")
+        for name, text in (("model", model), ("version", version)):
+            if text is not None and "\0" in text:
+                raise InvalidRequest(f"expected the name of a {name}, got a NUL character in it")
+        wanted: dict[str, Any] = {"limit": limit + 1}
+        conditions = []
+        if model is not None:
+            conditions.append("model = %(model)s")
+            wanted["model"] = model
+        if version is not None:
+            conditions.append("version = %(version)s")
+            wanted["version"] = version
         if until is not None:
-            conditions.append(sql.SQL('"timestamp" < %s'))
-            values.append(_with_zone(until))
+            conditions.append("timestamp < %(until)s")
+            wanted["until"] = until
+        newest = until or datetime.now(UTC)
         if cursor is not None:
-            conditions.append(sql.SQL('("timestamp", id) < (%s, %s)'))
-            values += _read_cursor(cursor)
-        statement = sql.SQL(_SELECT) + sql.SQL(" AND ").join(conditions)
-        statement += sql.SQL(' ORDER BY "timestamp" DESC, id DESC LIMIT %s')
-        async with self._connection() as connection:
-            found = await (await connection.execute(statement, [*values, limit + 1])).fetchall()
-        more = len(found) > limit
-        return [_members(row) for row in found[:limit]], _cursor(found[limit - 1]) if more else None
+            newest, wanted["after_id"] = _decode(cursor)
+            # Said twice: the first lets Postgres leave out partitions, which it does not derive from the second.
+            conditions.append("timestamp <= %(after)s AND (timestamp, id) < (%(after)s, %(after_id)s)")
+            wanted["after"] = newest
+        rows: list[dict[str, Any]] = []
+        for window in _WINDOWS:
+            oldest = max(filter(None, (since, _before(newest, window))), default=None)
+            found = [*conditions] if oldest is None else [*conditions, "timestamp >= %(oldest)s"]
+            where = (" AND ".join(found) or "true") + " ORDER BY timestamp DESC, id DESC LIMIT %(limit)s"
+            rows = await self._fetch(where, {**wanted, "oldest": oldest})
+            if len(rows) > limit or (since is not None and oldest == since):
+                break
+        following = _encode(rows[limit - 1]) if len(rows) > limit else None
+        return [_to_json(row) for row in rows[:limit]], following
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection[dict[str, Any]]]:
+    async def _fetch(self, where: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not self._is_up():
-            raise QueryUnavailable("Postgres is away; predictions are answered and kept, and can be read again later")
+            raise QueryUnavailable("Postgres is away; predictions are answered and kept, and can be queried later")
         try:
-            async with self._pool.connection() as connection:
-                yield connection
+            async with self._pool.connection(timeout=_POOL_SECONDS) as connection:
+                with severed_after(connection, _QUERY_SECONDS + 1):
+                    cursor: AsyncCursor[dict[str, Any]] = connection.cursor(row_factory=dict_row)
+                    # Planned for these values each time: that is what leaves out partitions.
+                    await cursor.execute((_SELECT + where).encode(), values, prepare=False)
+                    return await cursor.fetchall()
+        except PoolTimeout as error:
+            raise QueryUnavailable("all connections for queries are busy, or Postgres went away") from error
         except psycopg.errors.QueryCanceled as error:
-            raise QueryUnavailable(
-                f"the query took longer than {_STATEMENT_SECONDS} s; narrow its time range"
-            ) from error
-        except (psycopg.OperationalError, PoolTimeout, OSError) as error:
-            raise QueryUnavailable(f"Postgres did not answer: {type(error).__name__}") from error
+            raise QueryUnavailable(f"the query took over {_QUERY_SECONDS} s; ask for a shorter time") from error
+        except psycopg.Error as error:
+            raise QueryUnavailable("Postgres went away during the query") from error
 
 
-def _members(row: dict[str, Any]) -> dict[str, Any]:
-    timestamp: dt.datetime = row["timestamp"]
-    return {**row, "id": str(row["id"]), "timestamp": timestamp.isoformat(timespec="milliseconds")}
+def open_pool(connect_args: Mapping[str, Any], *, max_size: int) -> AsyncConnectionPool[Any]:
+    """A pool that holds connections only while they are used, and needs no Postgres to be opened."""
+
+    async def configure(connection: psycopg.AsyncConnection[Any]) -> None:
+        await connection.execute(
+            "SELECT set_config('timezone', 'UTC', false), set_config('statement_timeout', %s, false)",
+            (str(_QUERY_SECONDS * 1000),),
+        )
+
+    return AsyncConnectionPool(
+        kwargs={**connect_args, "autocommit": True, "connect_timeout": 2},
+        min_size=0,  # with more, it would knock at the door all through an outage, and log each time
+        max_size=max_size,
+        max_idle=60,
+        configure=configure,
+        # Tries again by itself only for as long as somebody waits; the next one to ask tries anew.
+        reconnect_timeout=_POOL_SECONDS,
+        open=False,
+        name="prediction log",
+    )
 
 
-def _with_zone(time: dt.datetime) -> dt.datetime:
-    return time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
-
-
-def _cursor(row: dict[str, Any]) -> str:
-    micros = (row["timestamp"] - _EPOCH) // dt.timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(_CURSOR.pack(micros, row["id"].bytes)).decode()
-
-
-def _read_cursor(cursor: str) -> tuple[dt.datetime, UUID]:
+def _before(time: datetime, window: timedelta | None) -> datetime | None:
     try:
-        micros, id = _CURSOR.unpack(base64.b64decode(cursor.encode(), altchars=b"-_", validate=True))
-        return _EPOCH + dt.timedelta(microseconds=micros), UUID(bytes=id)
-    except (binascii.Error, struct.error, OverflowError, ValueError) as error:
-        raise InvalidRequest("expected a cursor as the page before gave it (cursor)") from error
+        return None if window is None else time - window
+    except OverflowError:
+        return None
+
+
+def _to_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **row,
+        "id": str(row["id"]),
+        "timestamp": row["timestamp"].isoformat(timespec="milliseconds"),
+    }
+
+
+def _encode(row: Mapping[str, Any]) -> str:
+    microseconds = (row["timestamp"] - _EPOCH) // timedelta(microseconds=1)
+    return urlsafe_b64encode(_cursor.pack(microseconds, row["id"].bytes)).decode()
+
+
+def _decode(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        microseconds, id = _cursor.unpack(urlsafe_b64decode(cursor))
+        return _EPOCH + timedelta(microseconds=microseconds), UUID(bytes=id)
+    except (Base64Error, ValueError, struct.error, OverflowError) as error:
+        raise InvalidRequest("expected the next_cursor of the page before, got something else (cursor)") from error

@@ -1,78 +1,104 @@
-"""A logged row, its id, and the bytes it takes to Postgres and to the spool."""
+"""One row of the log, and the bytes it travels in: packed once, and then only copied, into Postgres or the spool."""
 
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 from uuid import UUID
 
-COLUMNS = 'id, "timestamp", model, version, input_data, prediction, label, confidence, cache, request_id'
-FORMAT = 1  # of the packed bytes; raised with every change of COLUMNS, so that an old spool is not misread
+COLUMNS = (
+    "id", "timestamp", "model", "version", "input_data", "prediction", "label", "confidence", "cache", "request_id",
+)  # fmt: skip
+"""In the order of their fields in a packed row."""
 
-_POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01
-_HEAD = struct.Struct("!hi16siq")
-_LENGTH = struct.Struct("!i")
-_DOUBLE = struct.Struct("!id")
-_NULL = _LENGTH.pack(-1)
-_ID = slice(6, 22)
+FORMAT = 1
+"""Names COLUMNS. A spool may be replayed by a later release, which must know what the bytes in it are."""
+
+# Binary COPY: a signature, flags and an extension, both empty; rows; -1 in place of a row's field count.
+# https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4
+COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_TRAILER = b"\xff\xff"
+
+_POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, where Postgres counts microseconds from
+_head = struct.Struct("!hi16siq").pack  # field count; id; timestamp: each field after its length
+_length = struct.Struct("!i").pack
+_json_head = struct.Struct("!ib").pack  # jsonb begins with the version of its own format, 1
+_double = struct.Struct("!id").pack
+_NULL = _length(-1)
 
 
 class Record(NamedTuple):
-    """One row of the table `predictions`; the comments on its columns say what each is."""
+    """A prediction as it is logged."""
 
     id: UUID
+    """From `uuid7`, of the same `unix_ms`: a row is found by its id in the partition of its time."""
+
     unix_ms: int
+    """When nginx took the request."""
+
     request_id: str
     model: str
     version: str
+
     input_data: bytes
-    """JSON."""
+    """JSON of the row as it was sent."""
+
     prediction: bytes
-    """JSON."""
+    """JSON: class index, value, or list of values."""
+
     label: str | None
+    """Name of the class; None for a regression."""
+
     confidence: float | None
+    """Probability of the class, 0 to 1; None for a regression."""
+
     cache: str
+    """local, redis, coalesced or miss."""
 
 
 def uuid7(unix_ms: int, seed: bytes) -> UUID:
-    """A UUIDv7 (RFC 9562) of this millisecond whose other 74 bits are a hash of the seed: the same twice."""
-    bits = int.from_bytes(blake2b(seed, digest_size=10).digest(), "big")
-    return UUID(
-        int=(unix_ms & 0xFFFFFFFFFFFF) << 80 | 0x7 << 76 | (bits >> 64 & 0xFFF) << 64 | 0b10 << 62 | bits & (2**62 - 1)
-    )
+    """The UUIDv7 of a time and a seed: always the same one, so that a retried request makes the same rows.
+
+    unix_ms: 0 to 2**48 - 1. seed: its hash stands for the 74 bits that RFC 9562 leaves to chance.
+    """
+    chance = int.from_bytes(blake2b(seed, digest_size=10).digest(), "big")
+    return UUID(int=unix_ms << 80 | 0x7 << 76 | (chance >> 62 & 0xFFF) << 64 | 0b10 << 62 | chance & (1 << 62) - 1)
 
 
 def pack(record: Record) -> bytes:
-    """The record as one tuple of `COPY … (FORMAT binary)`.
+    """One row of a binary COPY into COLUMNS.
 
-    Source: https://www.postgresql.org/docs/17/sql-copy.html#SQL-COPY-FILE-FORMATS-BINARY-FORMAT
+    Raises:
+        UnicodeEncodeError: a text that is not Unicode (a lone surrogate).
     """
-    micros = (record.unix_ms - _POSTGRES_EPOCH_MS) * 1000
+    id, unix_ms, request_id, model, version, input_data, prediction, label, confidence, cache = record
+    request = request_id.encode()
     return b"".join(
         (
-            _HEAD.pack(10, 16, record.id.bytes, 8, micros),
-            _text(record.model),
-            _text(record.version),
-            _jsonb(record.input_data),
-            _jsonb(record.prediction),
-            _NULL if record.label is None else _text(record.label),
-            _NULL if record.confidence is None else _DOUBLE.pack(8, record.confidence),
-            _text(record.cache),
-            _text(record.request_id),
+            _head(10, 16, id.int.to_bytes(16, "big"), 8, (unix_ms - _POSTGRES_EPOCH_MS) * 1000),
+            _text(model),
+            _text(version),
+            _json_head(len(input_data) + 1, 1),
+            input_data,
+            _json_head(len(prediction) + 1, 1),
+            prediction,
+            _NULL if label is None else _text(label),
+            _NULL if confidence is None else _double(8, confidence),
+            _text(cache),
+            _length(len(request)),
+            request,
         )
     )
 
 
-def id_of(packed: bytes) -> bytes:
-    """The 16 bytes of a packed record's id."""
-    return packed[_ID]
+@lru_cache(4096)  # models, versions, labels: few, and the same for ever
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return _length(len(encoded)) + encoded
 
 
-def _text(value: str) -> bytes:
-    encoded = value.encode()
-    return _LENGTH.pack(len(encoded)) + encoded
-
-
-def _jsonb(value: bytes) -> bytes:
-    return _LENGTH.pack(len(value) + 1) + b"\x01" + value
+def id_of(row: bytes) -> bytes:
+    """The id of a packed row, 16 bytes."""
+    return row[6:22]
