@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from api.dependencies import CurrentReplica
 from api.models.repository import ModelVersion, Repository
+from api.routes.parameters import Name
 from api.routes.responses import problem_responses
 from api.schemas import ModelInfo, ModelList, RefusedModel, VersionInfo
 
@@ -23,8 +24,8 @@ async def list_models(replica: CurrentReplica) -> ModelList:
     )
 
 
-@router.get("/{name}", responses=problem_responses(404))
-async def get_model(name: str, replica: CurrentReplica) -> ModelInfo:
+@router.get("/{name}", responses=problem_responses(404, 422))
+async def get_model(name: Name, replica: CurrentReplica) -> ModelInfo:
     """One model: its input, its classes or outputs, where its data came from, its versions and how they did."""
     replica.repository.resolve(name)  # raises UnknownModel, which says what there is
     return _info(replica.repository, name)

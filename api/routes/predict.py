@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
 
-from fastapi import Path
 from starlette.types import Receive, Scope, Send
 
 from api import metrics, problems
@@ -17,6 +15,7 @@ from api.predictor import Caller, Prediction, Served
 from api.replica import Replica
 from api.replies import read_json_body, send_problem, send_reply
 from api.routes.hot import HotRoute
+from api.routes.parameters import Name, Version
 from api.routes.responses import problem_responses
 from api.schemas import BatchRequest, BatchResponse, PredictRequest, PredictResponse
 
@@ -75,8 +74,6 @@ def _batch_reply(served: Served, predictions: Sequence[Prediction]) -> bytes:
 
 
 # --- OpenAPI: what the routes take and give. FastAPI reads these signatures; HotRoute answers in their place.
-Name = Annotated[str, Path(description="Name of the model, see `GET /models`.", examples=["penguins"])]
-Version = Annotated[str, Path(description="One of the model's versions.", examples=["2"])]
 
 
 def predict(body: PredictRequest) -> PredictResponse:  # type: ignore[empty-body]

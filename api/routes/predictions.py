@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Query
 
 from api.dependencies import CurrentReplica
 from api.errors import UnknownPrediction
+from api.routes.parameters import PredictionId
 from api.routes.responses import problem_responses
 from api.schemas import LoggedPrediction, PredictionPage
 
@@ -34,7 +34,7 @@ async def list_predictions(
 
 
 @router.get("/{id}", response_model=LoggedPrediction, responses=problem_responses(404, 422, 503))
-async def get_prediction(id: UUID, replica: CurrentReplica) -> dict[str, Any]:
+async def get_prediction(id: PredictionId, replica: CurrentReplica) -> dict[str, Any]:
     """One logged prediction. While Postgres is away, what was answered meanwhile is durable but not yet readable."""
     row = await replica.log.queries.get(id)
     if row is None:

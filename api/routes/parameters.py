@@ -1,0 +1,12 @@
+"""The path parameters that several routes share, described once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Path
+
+Name = Annotated[str, Path(description="Name of the model, see `GET /models`.", examples=["penguins"])]
+Version = Annotated[str, Path(description="One of the model's versions.", examples=["2"])]
+PredictionId = Annotated[UUID, Path(description="`id` of a prediction, as its answer gave it.")]
