@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import NoReturn
 
-from loadtest.payloads import MODELS
+from loadtest.payloads import MODELS, SEED
 from loadtest.scenarios import SCENARIOS
 from loadtest.verdict import NOTHING_MEASURED, OBJECTIVES, read_objectives
 
@@ -61,6 +61,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("spawn-rate", "", "users started in a second; by default all within two seconds")
     add("processes", "1", "processes that make the load; more than one once one core is not enough")
     add("html", "", "the report; by default reports/SCENARIO-TIME.html")
+    add("seed", str(SEED), "of the bodies and their order; another one meets a cache that is not warm")
     add("objectives", str(OBJECTIVES), "what must be kept")
     options = parser.parse_args(arguments)
     for name, (default, choices) in defaults.items():
@@ -96,16 +97,9 @@ def locust_command(options: argparse.Namespace, host: str, page: str) -> list[st
     command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--only-summary"]
     command += ["--host", host, "--html", page, "--users", str(users), "--run-time", options.duration]
     command += ["--spawn-rate", options.spawn_rate or str(max(1, users / 2))]
-    command += [
-        "--loglevel",
-        "WARNING",
-        "--scenario",
-        options.scenario,
-        "--model",
-        options.model,
-        "--objectives",
-        options.objectives,
-    ]
+    command += ["--loglevel", "WARNING"]
+    for name in ("scenario", "model", "seed", "objectives"):
+        command += [f"--{name}", getattr(options, name)]
     if int(options.processes) > 1:
         command += ["--processes", options.processes]
     return command

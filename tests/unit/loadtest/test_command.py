@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,16 @@ def test_only_the_locustfile_patches_its_process() -> None:
     program = f"import sys\nfor name in {modules}: __import__('loadtest.' + name)\nprint('gevent' in sys.modules)"
 
     assert subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True) == "False\n"
+
+
+def test_what_is_chosen_is_handed_on_to_locust() -> None:
+    chosen = {"scenario": "hot", "model": "digits", "users": "8", "spawn-rate": "2", "processes": "3", "seed": "5"}
+    arguments = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+
+    command = locust_command(parse([*arguments, "--duration", "90s"]), "http://127.0.0.1", "reports/hot.html")
+
+    handed_on = dict(pairwise(command))
+    assert {name: handed_on[f"--{name}"] for name in chosen} == chosen
+    assert handed_on["--run-time"] == "90s"
+    assert handed_on["--host"] == "http://127.0.0.1"
+    assert handed_on["--html"] == "reports/hot.html"
