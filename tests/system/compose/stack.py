@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 from tests.load import Load
 from tests.servers import ROOT, eventually
@@ -94,12 +96,9 @@ class Stack:
 
     def metric(self, expression: str) -> dict[str, float]:
         """What Prometheus answers: job, or all labels where there is none, to value."""
-        answer = json.loads(
-            self.shell(
-                f"curl -sf --data-urlencode 'query={expression}' "
-                f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}/api/v1/query"
-            )
-        )
+        url = f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}/api/v1/query?{urlencode({'query': expression})}"
+        with urlopen(url, timeout=10) as reply:
+            answer = json.load(reply)
         return {
             series["metric"].get("job", str(series["metric"])): float(series["value"][1])
             for series in answer["data"]["result"]

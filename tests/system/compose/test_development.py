@@ -101,9 +101,15 @@ def test_prometheus_sees_every_part(stack: Stack) -> None:
 
 def test_every_panel_of_the_dashboard_shows_something_under_load(stack: Stack) -> None:
     prometheus = f"http://127.0.0.1:{stack.ports['PROMETHEUS_PORT']}"
+
+    def complete() -> bool:
+        empty = failures(prometheus)
+        assert not empty, "\n".join(str(failure) for failure in empty)
+        return True
+
     with stack.load():
         # A rate needs two scrapes, and a recording rule its rate.
-        eventually(lambda: not failures(prometheus), within_seconds=90, because="no panel is empty")
+        eventually(complete, within_seconds=90, because="no panel is empty")
 
 
 def test_nginx_finds_five_replicas_without_a_reload(stack: Stack) -> None:
