@@ -122,7 +122,8 @@ class SpoolFile:
 
     def shrink(self) -> None:
         """Give the space of removed rows back to the volume, a few MB a call."""
-        self._use(lambda connection: connection.execute("PRAGMA incremental_vacuum(1000)").fetchall())
+        # As a script: execute() would take one step of it, which is one page.
+        self._use(lambda connection: connection.executescript("PRAGMA incremental_vacuum(1000)"))
 
     def close(self) -> None:
         if self._connection is not None:
@@ -150,7 +151,7 @@ class SpoolFile:
                 try:
                     return operation(self._open())
                 except sqlite3.DatabaseError as error:
-                    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _CORRUPT:
+                    if not _is_corruption(error):
                         raise
                     self._put_file_aside(error)
                     return operation(self._open())
@@ -198,6 +199,12 @@ class SpoolFile:
             error,
             aside,
         )
+
+
+def _is_corruption(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    # A short read: the file ends before what it is said to hold. Other errors of reading are the disk's.
+    return code & 0xFF in _CORRUPT or code == sqlite3.SQLITE_IOERR_SHORT_READ
 
 
 def _tally(connection: sqlite3.Connection) -> int:
