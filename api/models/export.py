@@ -77,7 +77,9 @@ def export(module: torch.nn.Module, row: npt.NDArray[np.float32], max_batch_rows
         return pt2.clean(buffer.getvalue())
     except torch._dynamo.exc.UserError as error:
         if "Constraints violated" in str(error):
-            raise CannotExport("it takes one number of rows only; it must take any, from 1") from error
+            raise CannotExport(
+                "it takes one number of rows only; it must take any, from 1 (rows.shape[0] is any, len(rows) is one)"
+            ) from error
         raise CannotExport(f"torch cannot export it: {one_line(error)}") from error
     except pt2.Unsafe as error:
         raise CannotExport(str(error)) from error
