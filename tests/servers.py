@@ -108,10 +108,10 @@ class Server:
         start_seconds: float = 30,
         stop_seconds: float = 30,
     ) -> None:
-        """ready: true once it answers; an exception counts as not yet. folder: its state, and `log`."""
+        """ready: true once it answers; an exception counts as not yet. folder: its state, and `server.log`."""
         self.command = command
         self.folder = folder
-        self.log = folder / "log"
+        self.log = folder / "server.log"
         self._ready = ready
         self._env = {**os.environ, "VENV": sys.prefix, "VAR": str(folder), **(env or {})}
         self._stop_signal = stop_signal
@@ -176,11 +176,16 @@ class Server:
         self._process = None
         return status
 
+    def wait(self, seconds: float) -> int:
+        """The exit status of one that ends by itself, within that time."""
+        status = self.process.wait(seconds)
+        self._process = None
+        return status
+
     def kill(self) -> None:
         """SIGKILL to it and all its children at once, as when the power goes."""
         self._signal_all(signal.SIGKILL)
-        self.process.wait(10)
-        self._process = None
+        self.wait(10)
 
     def pause(self) -> None:
         """Freeze it and all its children: connections stay open, nothing answers."""
@@ -191,7 +196,7 @@ class Server:
 
     def close(self) -> None:
         """End it if it runs, in whatever state it is."""
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
             self.resume()
             self.stop()
 
@@ -306,3 +311,54 @@ class Stack:
     def close(self) -> None:
         for server in reversed(self.servers):
             server.close()
+
+
+class Launcher(Server):
+    """`make run` without make: a launcher with everything that it starts."""
+
+    def __init__(self, folder: Path, replicas: int = 1, **env: str) -> None:
+        self.port, *_ = free_ports(1 + replicas)
+        [self.prometheus_port] = free_ports()
+        env = {"PORT": str(self.port), "N": str(replicas), "PROMETHEUS_PORT": str(self.prometheus_port), **env}
+        self.dsn = f"host={folder}/run user=postgres dbname=predictions"
+        command = [sys.executable, "-m", "api.local"]
+        super().__init__(
+            command,
+            folder,
+            ready=self._ready_line,
+            env=env,
+            stop_signal=signal.SIGINT,
+            start_seconds=90,
+            stop_seconds=60,
+        )
+
+        self._said_before = 0
+
+    def launch(self) -> None:
+        self._said_before = len(self.log.read_text()) if self.log.exists() else 0
+        super().launch()
+
+    @property
+    def output(self) -> str:
+        """What it said since it was started."""
+        return self.log.read_text()[self._said_before :]
+
+    def _ready_line(self) -> bool:
+        return "shoal: ready in" in self.output
+
+    def members(self) -> list[psutil.Process]:
+        """Whatever runs on this folder's state, wherever it hangs in the tree of processes."""
+        return [each for each in psutil.process_iter() if _variable(each, "VAR") == str(self.folder)]
+
+    def replica(self, number: int) -> psutil.Process:
+        """The master of a replica."""
+        launched = psutil.Process(self.pid).children()
+        [found] = [each for each in launched if _variable(each, "REPLICA") == str(number)]
+        return found
+
+
+def _variable(process: psutil.Process, name: str) -> str | None:
+    try:
+        return str(process.environ().get(name))
+    except psutil.Error:
+        return None

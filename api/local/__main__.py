@@ -95,18 +95,18 @@ class Launcher:
         return "\n".join(f"--- {each.name}\n{each.log.tail(5)}" for each in self.processes)
 
     def greet(self, seconds: float) -> None:
-        url = f"http://localhost:{self.options.port}"
-        say(f"ready in {seconds:.1f} s\n")
+        options, url = self.options, f"http://localhost:{self.options.port}"
         example = json.dumps({"features": _example(url)})
-        print(f"  curl -X POST {url}/predict -H 'Content-Type: application/json' -d '{example}'\n")
-        print(f"  API          {url}/docs")
-        if self.options.prometheus:
-            print(f"  Prometheus   http://localhost:{self.options.prometheus_port}")
-        print(
-            f"  Predictions  psql -h {self.options.sockets} -U postgres -d predictions -c 'TABLE predictions LIMIT 10'"
-        )
-        print(f"  Logs         tail -f {_short(self.options.var)}/log/*.log")
-        print("  Ctrl-C drains and stops it all; predictions and cache are kept for the next run.\n", flush=True)
+        say(f"""ready in {seconds:.1f} s
+
+  curl -X POST {url}/predict -H 'Content-Type: application/json' -d '{example}'
+
+  API          {url}/docs
+  Prometheus   {f"http://localhost:{options.prometheus_port}" if options.prometheus else "none"}
+  Predictions  psql -h {options.sockets} -U postgres -d predictions -c 'TABLE predictions LIMIT 10'
+  Logs         tail -f {_short(options.var)}/log/*.log
+  Ctrl-C drains and stops it all; predictions and cache are kept for the next run.
+""")
 
     def watch(self) -> None:
         """Until asked to stop: show warnings, and start again what ended.
