@@ -45,12 +45,9 @@ class Prometheus(Server):
     def __init__(self, folder: Path, *, port: int, replicas: list[str]) -> None:
         """replicas: host:port of each."""
         self.url = f"http://127.0.0.1:{port}"
-        env = {
-            "PATH": f"{tool('prometheus').parent}:{os.environ['PATH']}",
-            "REPLICAS": ",".join(replicas),
-            "PROMETHEUS_PORT": str(port),
-        }
-        super().__init__([sys.executable, str(ROOT / "prometheus" / "start")], folder, ready=self._answers, env=env)
+        tool("prometheus")  # where start looks for it
+        env = {"REPLICAS": ",".join(replicas), "PROMETHEUS_PORT": str(port)}
+        super().__init__([str(ROOT / "prometheus" / "start")], folder, ready=self._answers, env=env)
 
     def _answers(self) -> bool:
         with urlopen(f"{self.url}/-/ready", timeout=2) as response:

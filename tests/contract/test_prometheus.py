@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 import yaml
 
 from grafana.check_panels import metric_names, targets
+from prometheus.without_containers import without_containers
 from tests.contract.files import ROOT, compose
 from tests.contract.known_metrics import exposed, recorded, selectors
 from tests.prometheus import promtool
@@ -45,14 +44,9 @@ def test_prometheus_takes_the_configuration_and_its_rules() -> None:
 
 
 def test_prometheus_takes_what_start_makes_of_it_without_containers(tmp_path: Path) -> None:
-    loader = importlib.machinery.SourceFileLoader("start", str(PROMETHEUS / "start"))
-    spec = importlib.util.spec_from_loader("start", loader)
-    assert spec
-    start = importlib.util.module_from_spec(spec)
-    loader.exec_module(start)
     config = yaml.safe_load((PROMETHEUS / "prometheus.yaml").read_text())
 
-    made = start.without_containers(config, ["127.0.0.1:8081", "127.0.0.1:8082"], "9090")
+    made = without_containers(config, ["127.0.0.1:8081", "127.0.0.1:8082"], "127.0.0.1:9090")
 
     (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(made))
     check = promtool("check", "config", tmp_path / "prometheus.yaml")
