@@ -50,14 +50,16 @@ runners.WORKER_REPORT_INTERVAL = 1.0
 class Run:
     """What all users of this process share, from the start of a test to its end."""
 
-    def __init__(self, scenario: str, model: str, *, process: int, seed: int) -> None:
+    # Not begun anew with a test, so that no two requests have the same id.
+    _counts = itertools.count()
+
+    def __init__(self, name: str, scenario: str, model: str, *, process: int, seed: int) -> None:
         self.traffic = Traffic(SCENARIOS[scenario], MODELS[model], process=process, seed=seed)
         self.checker = Checker()
         # Which user of which process draws what is fixed by the seed.
         self.numbers = (Random(f"{seed} {process} {user}") for user in itertools.count())
-        # Its own id for each request of each run: `WHERE request_id LIKE 'load-%'` finds their rows in the log.
-        prefix = f"load-{time.time_ns() // 1_000_000:x}-{process}"
-        self.request_ids = (f"{prefix}-{count}" for count in itertools.count())
+        # `WHERE request_id LIKE 'load-NAME-%'` finds a run's rows in the log.
+        self.request_ids = (f"load-{name}-{process}-{count}" for count in self._counts)
 
 
 class Visitor(FastHttpUser):
@@ -194,6 +196,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--scenario", choices=[*SCENARIOS], default="zipf", help="what is sent")
     parser.add_argument("--model", choices=[*MODELS], default="penguins", help="the model that is asked")
     parser.add_argument("--seed", type=int, default=SEED, help="of the rows and their order", include_in_web_ui=False)
+    # The default is the same in all processes of a run: Locust reads its options before it forks.
+    run = f"{time.time_ns() // 1_000_000:x}"
+    parser.add_argument("--name", default=run, help="part of the request ids: load-NAME-…", include_in_web_ui=False)
     parser.add_argument("--objectives", default=str(verdict.OBJECTIVES), help="YAML file", include_in_web_ui=False)
 
 
@@ -225,7 +230,7 @@ def begin(environment: Environment, **_: Any) -> None:
     # A master numbers its workers from 0.
     process = runner.worker_index if isinstance(runner, WorkerRunner) else 0
     options: Any = environment.parsed_options
-    Visitor.run_ = Run(options.scenario, options.model, process=process, seed=options.seed)
+    Visitor.run_ = Run(options.name, options.scenario, options.model, process=process, seed=options.seed)
 
 
 @events.test_stop.add_listener

@@ -26,7 +26,9 @@ def give_verdict(environment: Environment, options: Namespace) -> None:
     measured = _measured(environment, options.scenario, steps)
     judgements = verdict.judge(verdict.read_objectives(Path(options.objectives), options.scenario), measured)
     code = environment.process_exit_code = verdict.exit_code(judgements, measured)
-    shown = report.tables(measured, judgements, steps, title=f"{options.scenario} on {options.model}")
+    shown = report.tables(
+        measured, judgements, steps, title=f"{options.scenario} on {options.model}, requests load-{options.name}-*"
+    )
 
     def print_tables(**_: Any) -> None:
         for table in shown:

@@ -80,7 +80,7 @@ def judge(objectives: Objectives, measured: Measured) -> list[Judgement]:
         *_at_most(f"p99{where}", objectives.p99_seconds, p99, "{:.3f} s"),
         *_at_least("hit rate", objectives.min_hit_rate, hits, "{:.2%}"),
         *_at_most("hit rate", objectives.max_hit_rate, hits, "{:.2%}"),
-        *_at_least("hit rate of an ideal cache's", objectives.min_share_of_ideal, ideal, "{:.1%}"),
+        *_at_least("hit rate of an ideal cold cache's", objectives.min_share_of_ideal, ideal, "{:.1%}"),
         *_at_least(f"requests/s{where}", objectives.min_requests_per_second, throughput, "{:.0f}"),
     ]
 

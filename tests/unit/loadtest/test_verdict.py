@@ -97,7 +97,7 @@ def test_the_hit_rate_is_compared_with_that_of_an_ideal_cache() -> None:
 
     [judgement] = judge(Objectives(min_share_of_ideal=0.95), measured)
 
-    assert judgement == Judgement("hit rate of an ideal cache's >= 95.0%", "95.0%", True)
+    assert judgement == Judgement("hit rate of an ideal cold cache's >= 95.0%", "95.0%", True)
 
 
 def test_a_ramp_is_judged_at_its_knee_but_for_its_failures() -> None:
