@@ -84,7 +84,7 @@ class Stack:
 
     def wait_until_healthy(self, container: str) -> None:
         eventually(
-            lambda: self.is_healthy(container), within_seconds=60, because=f"{container} of {self.project} works"
+            lambda: self.is_healthy(container), within_seconds=120, because=f"{container} of {self.project} works"
         )
 
     # --- what the parts say -------------------------------------------------------------------------------------------
