@@ -126,14 +126,19 @@ ANSWERING = (
         "Share of prediction requests answered 5xx, and 429 because the queue was full; over 5 minutes.",
         Query("job:shoal_predict_requests_failed:ratio_rate5m", "failed (5xx)"),
         Query("job:shoal_predict_requests_refused:ratio_rate5m", "refused (429)"),
-        width=12,
     ),
     states(
         "Replicas",
         "Each replica in DNS: up, or there and silent. One that died leaves DNS, so its bar ends.",
         {1: ("up", GREEN), 0: ("silent", RED)},
         Query('up{job="api"}', "{{instance}}"),
-        width=12,
+    ),
+    lines(
+        "Replicas by version",
+        "none",
+        "Of the product. Two at a time are a deploy; for long, one that stuck.",
+        Query("count by (version) (shoal_build_info == 1)", "{{version}}"),
+        stacked=True,
     ),
 )
 

@@ -84,6 +84,17 @@ def test_a_query_asks_for_metrics_and_labels_that_exist(target: Target) -> None:
     assert not [(name, labels) for name, labels in selectors(target.expr) if not labels <= known[name]]
 
 
+OURS = sorted({re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed() if name.startswith("shoal_")})
+
+
+@pytest.mark.parametrize("metric", OURS)
+def test_a_metric_is_drawn_and_explained(metric: str) -> None:
+    rules = [(ROOT / "prometheus" / "rules" / f"{name}.yaml").read_text() for name in ("recording", "alerts")]
+
+    assert metric in "".join([*rules, *(target.expr for target in TARGETS)])
+    assert metric in (ROOT / "README.md").read_text()
+
+
 def test_annotations_ask_for_metrics_that_exist() -> None:
     asked = [with_variables(annotation["expr"]) for annotation in SERVING["annotations"]["list"]]
 
