@@ -63,5 +63,5 @@ def load_programs(repository: Repository, device: str) -> dict[tuple[str, str], 
     for refusal in repository.refusals:
         logger.error("refused %s: %s", refusal.path, refusal.reason)
     if not programs:
-        logger.error("no model is served: %s holds none that loads", repository)
+        logger.error("no model is served: the repository holds none that loads")
     return programs

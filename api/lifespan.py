@@ -19,6 +19,7 @@ from api.cache import shared
 from api.cache.breaker import Breaker
 from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
+from api.errors import ModelFailed
 from api.models import runtime
 from api.models.repository import ModelVersion, Repository
 from api.models.runtime import Program
@@ -43,7 +44,6 @@ async def open_replica(
 ) -> AsyncIterator[State]:
     """The state of one worker. Needs neither Postgres nor Redis to be there: it starts degraded and recovers."""
     metrics.BUILD_INFO.labels(__version__).set(1)
-    metrics.MODELS_REFUSED.set(len(repository.refusals))
     threads = runtime.use_threads(settings.threads, settings.workers)
     logger.info("each model run uses %d threads", threads)
     async with AsyncExitStack() as stack:
@@ -54,10 +54,15 @@ async def open_replica(
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="model"))
         predictor = Predictor(local=LocalCache(settings.cache_local_rows), shared=cache, log=log)
         stack.push_async_callback(predictor.close)
-        served = {
-            key: await _serve(settings, version, programs[key], executor)
-            for key, version in repository.versions.items()
-        }
+        served: dict[tuple[str, str], Served] = {}
+        for key, version in list(repository.versions.items()):
+            try:
+                served[key] = await _serve(settings, version, programs[key], executor)
+            except ModelFailed as error:
+                # It loads and cannot answer its own example. The others serve.
+                repository.refuse(version, str(error))
+                logger.error("refused %s/%s: %s", version.name, version.version, error)
+        metrics.MODELS_REFUSED.set(len(repository.refusals))
         yield State(
             replica=Replica(
                 repository=repository,
@@ -104,7 +109,7 @@ def _shared_cache(settings: Settings) -> shared.SharedCache:
 async def _serve(settings: Settings, version: ModelVersion, program: Program, executor: Executor) -> Served:
     """Warms the program up, which also tells where it belongs: on the event loop, or in the executor's thread."""
     manifest = version.manifest
-    most = version.version_manifest.max_batch_rows or settings.max_batch_rows
+    most = min(version.version_manifest.max_batch_rows or settings.max_batch_rows, settings.max_batch_rows)
     row_seconds = await asyncio.get_running_loop().run_in_executor(executor, program.warm_up, most)
     inline = row_seconds < settings.inline_run_seconds
     logger.info(

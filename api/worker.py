@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any, ClassVar
 
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
@@ -22,5 +24,13 @@ class DrainingWorker(UvicornWorker):  # type: ignore[misc]
         "lifespan": "on",
         "access_log": False,  # middleware.py writes the one line a request gets
         "server_header": False,
+        "timeout_notify": 1,
         "timeout_graceful_shutdown": int(Settings().drain_seconds),
     }
+
+    async def callback_notify(self) -> None:
+        """Tells gunicorn, once a second, that the event loop turns. Without a master, drains: nobody would ever stop
+        this worker, and it would hold the port that the next master needs."""
+        self.notify()
+        if os.getppid() != self.ppid:
+            signal.raise_signal(signal.SIGTERM)
