@@ -2,6 +2,7 @@
 """How a replica starts, forks and stops. The numbers come from settings.py, where their reasons are."""
 
 import gc
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,14 @@ control_socket_disable = True  # a second way in, which nothing here uses
 logconfig_dict = dict_config(_settings.log_level)
 
 # A worker's metrics live in the files of its slot, and the worker that replaces it counts on in them: so there are
-# never more files than slots, and no counter goes backwards. See metrics.py.
-_slots: dict[int, int] = {}  # a worker's age, gunicorn's own name for it, to its slot
+# never more files than slots, and no counter goes backwards. See metrics.py. A worker carries its slot itself: on
+# SIGHUP gunicorn reads this file anew while the old workers still count, so nothing may be remembered here.
 
 
 def on_starting(server: Any) -> None:
     if _metrics_dir is not None:
-        # Files of the previous run would be added to ours.
+        # Files of the previous run would be added to ours. The parent's own go too, made as it imported the metrics:
+        # their zeroes would be the minimum of every gauge. It counts nothing itself.
         for stale in Path(_metrics_dir).glob("*.db"):
             stale.unlink()
 
@@ -48,17 +50,16 @@ def when_ready(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    slot = next(slot for slot in range(len(_slots) + 1) if slot not in _slots.values())
-    _slots[worker.age] = slot
+    taken = {other.slot for other in server.WORKERS.values()}
+    worker.slot = next(slot for slot in itertools.count() if slot not in taken)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    os.environ[SLOT] = str(_slots[worker.age])
+    os.environ[SLOT] = str(worker.slot)
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    slot = _slots.pop(worker.age)
     if _metrics_dir is not None:
         # Its gauges end with it; its counters and histograms stay.
-        for gauges in Path(_metrics_dir).glob(f"gauge_live*_{slot}.db"):
+        for gauges in Path(_metrics_dir).glob(f"gauge_live*_{worker.slot}.db"):
             gauges.unlink(missing_ok=True)

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from api.processes import ReplicaCollector
+
 router = APIRouter(tags=["metrics"])
 
 
@@ -17,6 +19,7 @@ def _render() -> bytes:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(ReplicaCollector(os.getppid()))
     return generate_latest(registry)
 
 
