@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 _BROKEN = (RedisError, OSError, TimeoutError)
 _MAX_PENDING_WRITES = 10_000  # answers, about 2 MB; beyond, Redis is slower than the models and the newest are dropped
 _MAX_WRITES_A_TRIP = 1000
+_WRITE_SECONDS = 1  # nobody waits for a write, so on a busy machine it may take longer than a lookup
 
 
 def connect(url: str, *, password: str | None, budget_seconds: float) -> Redis:
@@ -32,7 +33,7 @@ def connect(url: str, *, password: str | None, budget_seconds: float) -> Redis:
         password=password,
         max_connections=16,
         timeout=budget_seconds,
-        socket_timeout=budget_seconds,
+        socket_timeout=_WRITE_SECONDS,
         socket_connect_timeout=budget_seconds,
         retry=Retry(NoBackoff(), 0),
         protocol=2,  # 3 adds a handshake for server-sent maintenance notices, which nothing here listens to
@@ -83,7 +84,7 @@ class SharedCache:
         while self._pending:
             trip = [self._pending.popitem() for _ in range(min(len(self._pending), _MAX_WRITES_A_TRIP))]
             try:
-                async with asyncio.timeout(self._budget_seconds), self._redis.pipeline(transaction=False) as pipeline:
+                async with asyncio.timeout(_WRITE_SECONDS), self._redis.pipeline(transaction=False) as pipeline:
                     for key, value in trip:
                         pipeline.set(key, value, ex=self._ttl_seconds)
                     results = await pipeline.execute(raise_on_error=False)
@@ -111,9 +112,9 @@ class SharedCache:
         return True
 
     async def close(self) -> None:
-        """Writes what is still pending, within one budget, and disconnects."""
+        """Writes what is still pending, if Redis takes it in time, and disconnects."""
         if self._writer is not None and not self._writer.done():
-            await asyncio.wait([self._writer], timeout=self._budget_seconds)
+            await asyncio.wait([self._writer], timeout=_WRITE_SECONDS)
             self._writer.cancel()
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
