@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -37,10 +38,9 @@ def shipped_models() -> tuple[Repository, Programs]:
     return repository, load_programs(repository, "cpu")
 
 
-@pytest.fixture
-async def client(settings: Settings, shipped_models: tuple[Repository, Programs]) -> AsyncIterator[httpx.AsyncClient]:
-    """Speaks to the app as nginx would, past the network."""
-    repository, programs = shipped_models
+@asynccontextmanager
+async def served(settings: Settings, repository: Repository, programs: Programs) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that speaks to the app as nginx would, past the network."""
     app = build_app(settings, repository, programs)
     async with lifespan.open_replica(settings, repository, programs, app) as state:
 
@@ -51,3 +51,9 @@ async def client(settings: Settings, shipped_models: tuple[Repository, Programs]
         transport = httpx.ASGITransport(app_with_state)
         async with httpx.AsyncClient(transport=transport, base_url="http://shoal") as client:
             yield client
+
+
+@pytest.fixture
+async def client(settings: Settings, shipped_models: tuple[Repository, Programs]) -> AsyncIterator[httpx.AsyncClient]:
+    async with served(settings, *shipped_models) as client:
+        yield client
