@@ -47,7 +47,8 @@ class Model:
         self.rows_run += rows.tolist()
         if (rows == 13).any():
             raise ValueError("13")
-        return rows.sum(axis=1, keepdims=True)
+        sums: Array = rows.sum(axis=1, keepdims=True)
+        return sums
 
 
 class Worker:
@@ -149,7 +150,8 @@ async def test_the_second_time_it_comes_from_memory_and_elsewhere_from_redis(ope
         assert await one.ask([1, 2]) == [(3, "local")]
 
         async def found_in_redis() -> bool:
-            return await other.predictor._shared.get_many([other.served.keys.key(row_of([1, 2]).canonical)]) != [None]
+            key = other.served.keys.key(row_of([1, 2]).canonical)
+            return bool(await other.predictor._shared.get_many([key]) != [None])
 
         await eventually(found_in_redis)
         assert await other.ask([1, 2]) == [(3, "redis")]
