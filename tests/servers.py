@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 import psycopg
@@ -46,9 +46,7 @@ def eventually(probe: Callable[[], T], *, within_seconds: float = 10, because: s
         time.sleep(0.01)
 
 
-async def eventually_async(
-    probe: Callable[[], T | Awaitable[T]], *, within_seconds: float = 10, because: str = ""
-) -> T:
+async def eventually_async(probe: Callable[[], Any], *, within_seconds: float = 10, because: str = "") -> Any:
     """`eventually` for a test on the event loop; `probe` may be async."""
     deadline = time.monotonic() + within_seconds
     while True:
@@ -352,8 +350,7 @@ class Launcher(Server):
 
     def replica(self, number: int) -> psutil.Process:
         """The master of a replica."""
-        launched = psutil.Process(self.pid).children()
-        [found] = [each for each in launched if _variable(each, "REPLICA") == str(number)]
+        [found] = [each for each in psutil.Process(self.pid).children() if each.name() == f"api.{number}"]
         return found
 
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from dotenv import load_dotenv
 
-from api.local.processes import Process
+from api.local.processes import Process, Replica
+from api.local.replica import import_shared
 from api.local.stack import ROOT, CannotRun, Lock, Options, check_ports, processes
 
 READY_SECONDS = 90
@@ -66,13 +67,15 @@ class Launcher:
         self.interrupts += 1
 
     def start(self) -> None:
-        """All at once: by the time a replica has imported torch, Postgres and Redis answer."""
+        """The servers, and the replicas as soon as torch is imported; by then Postgres and Redis answer."""
         names = ", ".join(process.name for process in self.processes)
         say(f"starting {names}; what they say is in {_short(self.options.var / 'log')}")
         if not self.options.prometheus:
             say("without Prometheus: none is on PATH; prometheus/fetch gets Debian's without root")
-        for process in self.processes:
+        for process in sorted(self.processes, key=lambda process: isinstance(process, Replica)):
             process.log.begin()
+            if isinstance(process, Replica):
+                import_shared()  # at once but for the first
             process.start(self.lock.fd)
 
     def wait_until_ready(self) -> bool:

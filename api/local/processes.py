@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
+
+from api.local import replica
 
 LOG_BYTES = 64 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _libc = ctypes.CDLL(None)
 
 # What of a log is worth the terminal: warnings and worse, in the words of each server. Redis' are about the machine.
@@ -65,62 +71,108 @@ class Log:
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
 
 
+class Running(Protocol):
+    """What is asked of a child: a part of subprocess.Popen."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+
+
+class Forked:
+    """A child that is a copy of this process, as a `Running`."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._process = multiprocessing.get_context("fork").Process(target=run)
+        self._process.start()
+        assert self._process.pid is not None  # noqa: S101  it has been started
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int:
+        self._process.join()
+        assert self._process.exitcode is not None  # noqa: S101  it has ended
+        return self._process.exitcode
+
+
 class Process:
+    """A line of the Procfile, run by its command."""
+
     def __init__(
         self, name: str, command: str, env: dict[str, str], log: Log, *, stop: signal.Signals, stop_seconds: float
     ) -> None:
         """stop: the signal that makes it finish what it has and end, within stop_seconds."""
         self.name = name
         self.command = command
+        self.env = env
         self.log = log
         self.stop_seconds = stop_seconds
         self._stop = stop
-        self._env = env
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Running | None = None
         self.started = 0.0
 
     def start(self, keep_open: int) -> None:
         """keep_open: a file descriptor that the process inherits; see stack.Lock."""
         self.started = time.monotonic()
         with self.log.path.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603  a line of our Procfile
-                self.command.split(),
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(keep_open,),
-                start_new_session=True,  # Ctrl-C in the terminal reaches the launcher only, which stops in order
-                preexec_fn=self._die_with_parent,  # safe: one system call, no threads
-            )
+            self._child = self._spawn(log.fileno(), keep_open)
 
-    def _die_with_parent(self) -> None:
-        """However the launcher ends, nothing that it started outlives it."""
-        _libc.prctl(_PR_SET_PDEATHSIG, self._stop)
+    def _spawn(self, log: int, keep_open: int) -> Running:
+        return subprocess.Popen(  # noqa: S603  a line of our Procfile
+            self.command.split(),
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(keep_open,),
+            preexec_fn=self._detach,  # safe: two system calls
+        )
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+    def _detach(self) -> None:
+        os.setsid()  # Ctrl-C in the terminal reaches the launcher only, which stops in order
+        _libc.prctl(_PR_SET_PDEATHSIG, self._stop)  # however the launcher ends, nothing that it started outlives it
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._child is not None and self._child.poll() is None
 
     @property
     def end(self) -> str:
         """How it ended, for people."""
-        code = self._process.poll() if self._process else None
+        code = self._child.poll() if self._child else None
         if code is None:
             return "is running"
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(self._stop)  # does nothing once it has ended
+        if self.running and self._child is not None:
+            os.kill(self._child.pid, self._stop)
 
     def kill(self) -> None:
         """It and what it left behind: the workers of a master that was killed hold on to its port."""
-        if self._process is not None:
+        if self._child is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+                os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait()
+
+
+class Replica(Process):
+    """A replica, forked from the launcher, which has imported torch and so spares each of them the time and the memory.
+    Started three times on two cores, torch alone takes longer than all the rest of the stack."""
+
+    def _spawn(self, log: int, keep_open: int) -> Running:
+        def run() -> None:
+            self._detach()
+            _libc.prctl(_PR_SET_NAME, self.name.encode())
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.environ.clear()
+            os.environ.update(self.env)
+            replica.main()
+
+        return Forked(run)

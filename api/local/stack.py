@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from api.local.processes import Log, Process
+from api.local.processes import Log, Process, Replica
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -132,7 +132,7 @@ def processes(options: Options) -> list[Process]:
             case "api":
                 for number, address in zip(replicas, addresses, strict=True):
                     env = {"REPLICA": str(number), "SHOAL_BIND": address}
-                    made.append(_process(f"api.{number}", command, common | env, options, signal.SIGTERM))
+                    made.append(_process(f"api.{number}", command, common | env, options, signal.SIGTERM, kind=Replica))
             case "nginx":
                 # Its order to finish what it has; SIGTERM would cut requests off.
                 made.append(_process(name, command, common | nginx, options, signal.SIGQUIT))
@@ -147,7 +147,14 @@ def processes(options: Options) -> list[Process]:
     return made
 
 
-def _process(name: str, command: str, env: dict[str, str], options: Options, stop: signal.Signals) -> Process:
-    # 30 s: compose's stop_grace_period of a replica, above all its own waits.
+def _process(
+    name: str,
+    command: str,
+    env: dict[str, str],
+    options: Options,
+    stop: signal.Signals,
+    kind: type[Process] = Process,
+) -> Process:
     log = Log(options.var / "log" / f"{name}.log", program=name.split(".")[0])
-    return Process(name, command, env, log, stop=stop, stop_seconds=30)
+    # 30 s: compose's stop_grace_period of a replica, above all its own waits.
+    return kind(name, command, env, log, stop=stop, stop_seconds=30)

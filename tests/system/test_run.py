@@ -41,8 +41,13 @@ def predict(launcher: Launcher) -> str:
 
 def test_the_curl_it_prints_works_and_the_second_time_from_the_cache(launcher: Launcher) -> None:
     [command] = re.findall(r"^  (curl .*)$", launcher.output, re.MULTILINE)
-    answers = [json.loads(subprocess.check_output([*shlex.split(command), "--silent"])) for _ in range(2)]
-    assert [answer["cached"] for answer in answers] == [False, True]
+
+    def cached() -> bool:
+        return bool(json.loads(subprocess.check_output([*shlex.split(command), "--silent"]))["cached"])
+
+    assert not cached()
+    # Nearly always the second. On a busy machine Redis may not have it yet, or take longer than its budget.
+    eventually(cached)
 
 
 def test_a_second_one_on_the_same_state_is_refused(launcher: Launcher) -> None:
@@ -74,10 +79,11 @@ def test_a_replica_that_cannot_start_is_said_and_the_rest_is_stopped(folders: Ca
 
 def settled(launcher: Launcher) -> psutil.Process:
     """The first replica, once it has run long enough to be started again when it ends."""
-    return eventually(
-        lambda: time.time() - (replica := launcher.replica(1)).create_time() > SETTLED_SECONDS and replica,
-        within_seconds=SETTLED_SECONDS + 30,
-    )
+    replica = launcher.replica(1)
+    # One second more, as the kernel counts from a boot time in whole seconds.
+    age = SETTLED_SECONDS + 1
+    eventually(lambda: time.time() - replica.create_time() > age, within_seconds=age + 10)
+    return replica
 
 
 def test_a_replica_that_is_killed_is_started_again_and_costs_no_request(launcher: Launcher) -> None:
