@@ -79,8 +79,7 @@ class Link:
         if self._keeper is not None:
             if self._opening is not None:
                 sever(self._opening)  # else cancelling would wait for the server's consent
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
+            await end(self._keeper)
         if self._wire is not None:
             self._wire.close()
             self._wire = None
@@ -170,6 +169,17 @@ class Link:
         if reason != self._reported:  # once, and not at every attempt
             logger.warning("Postgres is away, the prediction log goes to the spool: %s", reason)
             self._reported = reason
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it has ended.
+
+    More than once if need be: a cancellation is lost when what is interrupted fails in its own way, as a statement of
+    psycopg's may, and is then taken for an ordinary failure.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
 
 
 async def _commit_known(wire: Wire, batches: dict[int, Sequence[bytes]]) -> dict[int, str]:

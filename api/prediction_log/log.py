@@ -15,7 +15,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from api.prediction_log import migrations
-from api.prediction_log.link import Link
+from api.prediction_log.link import Link, end
 from api.prediction_log.queries import Queries, open_pool
 from api.prediction_log.replay import Replay
 from api.prediction_log.spool import Spool, SpoolUnavailable
@@ -122,7 +122,7 @@ class PredictionLog:
             await self._link.open()
             stack.push_async_callback(self._link.close)
             upkeep = asyncio.create_task(self._keep_up(), name="prediction log: upkeep")
-            stack.push_async_callback(_cancel, upkeep)
+            stack.push_async_callback(end, upkeep)
             self._writer.open()
             stack.push_async_callback(self._writer.close)
             self._stack = stack.pop_all()
@@ -168,8 +168,3 @@ class PredictionLog:
                 self._link.came_up.clear()
         except TimeoutError:
             return
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})

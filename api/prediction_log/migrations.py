@@ -86,20 +86,15 @@ async def keep_partitions(connection: AsyncConnection[Any], *, retention_days: i
     Raises:
         psycopg.Error: Postgres went away, or a lock was not to be had at once; try again later.
     """
-    row = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (_PARTITIONS_LOCK,))).fetchone()
-    if row is None or not row[0]:
-        return
-    try:
-        # Two transactions: the locks of the one are gone before the other takes its own.
-        made = await connection.execute("SELECT ensure_prediction_partitions(%s, %s)", (_DAYS_AHEAD, retention_days))
-        for (name,) in await made.fetchall():
-            logger.info("made partition %s", name)
-        dropped = await connection.execute("SELECT drop_prediction_partitions(%s)", (retention_days,))
-        for (name,) in await dropped.fetchall():
-            logger.info("dropped partition %s, over %d days old", name, retention_days)
-    finally:
-        if not connection.broken:
-            await connection.execute("SELECT pg_advisory_unlock(%s)", (_PARTITIONS_LOCK,))
+    # Two statements, and so two transactions: the locks of the one are gone before the other takes its own.
+    for what, function, arguments in (
+        ("made", "ensure_prediction_partitions(%s, %s)", (_DAYS_AHEAD, retention_days)),
+        ("dropped", "drop_prediction_partitions(%s)", (retention_days,)),
+    ):
+        query = f"SELECT CASE WHEN pg_try_advisory_xact_lock(%s) THEN ARRAY(SELECT {function}) END"
+        row = await (await connection.execute(query.encode(), (_PARTITIONS_LOCK, *arguments))).fetchone()
+        for name in (row and row[0]) or ():
+            logger.info("%s partition %s", what, name)
 
 
 async def _applied(connection: AsyncConnection[Any]) -> dict[str, str]:
