@@ -53,6 +53,8 @@ DECLARE
     today date := current_date;
     day date;
     partition text;
+    rows text;
+    has_rows boolean;
 BEGIN
     FOR day IN
         -- Yesterday too: requests of midnight, and clocks that differ.
@@ -64,14 +66,21 @@ BEGIN
     LOOP
         partition := 'predictions_' || to_char(day, 'YYYY_MM_DD');
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;
-        -- Made apart and then attached: CREATE TABLE … PARTITION OF would lock all of predictions against everyone.
-        -- While the default partition is locked, nobody can put a row of this day into it, which would forbid to
-        -- attach the new one.
+        rows := format('FROM predictions_default WHERE timestamp >= %L AND timestamp < %L', day, day + 1);
+        EXECUTE 'SELECT EXISTS (SELECT ' || rows || ')' INTO has_rows;
+        IF has_rows THEN
+            -- Else a query that has read the list of partitions already would find the moved rows in none of them.
+            LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE;
+        END IF;
+        -- Made apart and then attached, which lets everybody go on; CREATE TABLE ... PARTITION OF would not. While the
+        -- default partition is locked, nobody can put a row of this day into it, which would forbid to attach.
         EXECUTE format('CREATE TABLE %I (LIKE predictions INCLUDING ALL)', partition);
         LOCK TABLE predictions_default IN ACCESS EXCLUSIVE MODE;
-        EXECUTE format(
-            'WITH moved AS (DELETE FROM predictions_default WHERE timestamp >= %L AND timestamp < %L RETURNING *)
-             INSERT INTO %I SELECT * FROM moved', day, day + 1, partition);
+        EXECUTE 'SELECT EXISTS (SELECT ' || rows || ')' INTO has_rows;
+        IF has_rows THEN
+            LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE; -- for rows that came in between; mostly it is locked already
+            EXECUTE format('WITH moved AS (DELETE %s RETURNING *) INSERT INTO %I SELECT * FROM moved', rows, partition);
+        END IF;
         EXECUTE format(
             'ALTER TABLE predictions ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', partition, day, day + 1);
         RETURN NEXT partition;

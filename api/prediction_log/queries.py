@@ -72,8 +72,8 @@ class Queries:
             if time is not None and time.tzinfo is None:
                 raise InvalidRequest(f"expected {name} with its zone, as in 2026-01-31T00:00:00Z, got none")
         for name, text in (("model", model), ("version", version)):
-            if text is not None and "\0" in text:
-                raise InvalidRequest(f"expected the name of a {name}, got a NUL character in it")
+            if text is not None and not _is_storable(text):
+                raise InvalidRequest(f"expected the name of a {name}, got text that is not Unicode or has a NUL in it")
         wanted: dict[str, Any] = {"limit": limit + 1}
         conditions = []
         if model is not None:
@@ -140,6 +140,13 @@ def open_pool(connect_args: Mapping[str, Any], *, max_size: int) -> AsyncConnect
         open=False,
         name="prediction log",
     )
+
+
+def _is_storable(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _before(time: datetime, window: timedelta | None) -> datetime | None:
