@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from pathlib import Path
 from uuid import UUID
@@ -222,15 +223,18 @@ async def test_a_connection_that_breaks_while_idle_is_replaced_before_anybody_ne
 async def test_a_lock_on_the_table_costs_one_timeout_and_then_rows_are_spooled(
     postgres: Database, tmp_path: Path
 ) -> None:
-    rows = [row(), row()]
-    async with prediction_log(postgres.dsn, tmp_path, commit_timeout_seconds=0.3) as log:
+    rows = [row()]
+    async with prediction_log(postgres.dsn, tmp_path, commit_timeout_seconds=0.5) as log:
         with psycopg.connect(postgres.dsn) as other:
             other.execute("LOCK TABLE predictions IN SHARE MODE")
-            await log.append([rows[0]])
+            await log.append(rows)
             assert not log.status().postgres_up
-            # It answers, but could not commit: so it does not count as back.
-            async with asyncio.timeout(0.25):
-                await log.append([rows[1]])
+            # It answers all the while, but could not commit: so it does not count as back.
+            until = time.monotonic() + 0.5
+            while time.monotonic() < until:
+                rows.append(row())
+                async with asyncio.timeout(0.4):
+                    await log.append(rows[-1:])
             assert set(spooled(tmp_path)) == {id_in(each) for each in rows}
         await eventually(lambda: log.status() == LogStatus(True, True, 0))
     assert logged(postgres.dsn) == Counter(id_in(each) for each in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import multiprocessing
 import resource
@@ -153,6 +154,26 @@ def test_nobody_goes_on_writing_to_a_file_that_was_put_aside(tmp_path: Path, cap
     assert len(caplog.records) == 1
     finder.close()
     other.close()
+
+
+def test_an_add_waits_for_whoever_puts_the_file_away_and_goes_into_the_new_one(tmp_path: Path) -> None:
+    spool = SpoolFile(tmp_path)
+    spool.add([row()])
+    with (tmp_path / "spool.lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        adding = Thread(target=spool.add, args=([row()],))
+        adding.start()
+        adding.join(0.2)
+        assert adding.is_alive()
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{spool.path}{suffix}").rename(tmp_path / f"away{suffix}")
+    adding.join(10)
+
+    with sqlite3.connect(tmp_path / "away") as away:
+        assert away.execute("SELECT count(*) FROM spooled").fetchone() == (1,)
+    away.close()
+    assert spool.count() == 1
+    spool.close()
 
 
 def test_a_directory_that_vanished_is_made_again(tmp_path: Path) -> None:
