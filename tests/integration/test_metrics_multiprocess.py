@@ -52,8 +52,11 @@ def request(replica: Replica, method: str, path: str, body: object = None) -> by
 
 
 def predict(replica: Replica, times: int) -> None:
+    """Returns once they are counted too: a worker counts an answer after it has left."""
+    before = answered(scrape(replica))
     for _ in range(times):
         request(replica, "POST", "/predict", ROW)
+    eventually(lambda: answered(scrape(replica)) == before + times)
 
 
 def scrape(replica: Replica) -> Samples:
@@ -74,7 +77,9 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 
 def answered(samples: Samples) -> float:
-    return value(samples, "shoal_requests_total", route="/predict", status="200", outcome="ok")
+    """0 before the first answer, which makes the series."""
+    labels = frozenset({("route", "/predict"), ("status", "200"), ("outcome", "ok")})
+    return samples.get(("shoal_requests_total", labels), 0)
 
 
 def workers(replica: Replica) -> list[psutil.Process]:
