@@ -212,5 +212,6 @@ def test_nginx_that_is_asked_to_stop_finishes_what_it_has(stack: Stack) -> None:
         response = http.client.HTTPResponse(client)
         response.begin()
         assert response.status == 200
+        assert json.loads(response.read())["model"] == "penguins"
     assert stack.nginx.stop() == 0
     stack.nginx.start()
