@@ -136,6 +136,13 @@ class Process:
         _libc.prctl(_PR_SET_PDEATHSIG, self._stop)  # however the launcher ends, nothing that it started outlives it
 
     @property
+    def pid(self) -> int:
+        """Of the process as it was last started."""
+        if self._child is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return self._child.pid
+
+    @property
     def running(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
@@ -148,8 +155,8 @@ class Process:
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
     def stop(self) -> None:
-        if self.running and self._child is not None:
-            os.kill(self._child.pid, self._stop)
+        if self.running:
+            os.kill(self.pid, self._stop)
 
     def kill(self) -> None:
         """It and what it left behind: the workers of a master that was killed hold on to its port."""
