@@ -1,7 +1,7 @@
 # The commands anyone needs. `make run` and `make test` need nothing but Python 3.11 or newer; what they install stays in
 # .venv, what they write in var.
 .DEFAULT_GOAL := help
-.PHONY: help install run dev up roll down ps logs load test test-compose check format clean
+.PHONY: help install run dev up roll down ps logs load bench test test-compose check format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -39,6 +39,9 @@ logs: ## Follow the logs of the containers
 # --- both -------------------------------------------------------------------------------------------------------------
 load: $(VENV)/.local ## Put load on whichever runs, with a verdict (SCENARIO=zipf MODEL=penguins USERS=50 DURATION=30s HOST=http://…)
 	$(VENV)/bin/python -m loadtest --scenario "$(SCENARIO)" --model "$(MODEL)" --users "$(USERS)" --duration "$(DURATION)" --host "$(HOST)"
+
+bench: $(VENV)/.local ## Measure Shoal against a ceiling, a tutorial and nginx alone; needs wrk (ROUNDS=5 SECONDS=5 ONLY=penguins,log)
+	$(VENV)/bin/python -m loadtest.bench --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --connections "$(CONNECTIONS)" --only "$(ONLY)"
 
 # --- development ------------------------------------------------------------------------------------------------------
 install: $(VENV)/.dev ## Create .venv with all that is pinned (TORCH_INDEX= for a GPU build); the others do it by themselves

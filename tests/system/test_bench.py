@@ -1,0 +1,80 @@
+"""The benchmark itself: that it measures, and says what it measured. Not how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ROOT
+
+
+def bench(reports: Path, *arguments: str, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "loadtest.bench", "--reports", str(reports), *arguments]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=180,
+    )
+
+
+def test_it_measures_every_subject_and_writes_what_it_saw(tmp_path: Path) -> None:
+    ended = bench(tmp_path, "--only", "penguins", "--rounds", "1", "--seconds", "1")
+
+    assert ended.returncode in (0, 1), ended.stdout  # a bar may be missed, above all while tests share the machine
+    [report] = tmp_path.glob("*.json")
+    measured = json.loads(report.read_text())
+    machine = measured["machine"]
+    assert machine["cpu"]
+    assert machine["cores"] >= 1
+    assert machine["kernel"].startswith("Linux")
+    assert machine["packages"]["torch"]
+    assert "wrk" in machine["wrk"]
+    cells = {(cell["subject"], cell["workload"]): cell for cell in measured["cells"]}
+    subjects, workloads = ("shoal", "ceiling", "tutorial", "proxy"), ("hit", "miss", "zipf")
+    assert set(cells) == {(subject, workload) for subject in subjects for workload in workloads}
+    for (subject, workload), cell in cells.items():
+        assert cell["invalid_rounds"] == 0, (subject, workload)
+        [only] = cell["rounds"]
+        assert only["requests"] > 0
+        assert 0 < cell["median"]["p50_seconds"] <= cell["median"]["p99_seconds"]
+        assert 0 < cell["median"]["cpu_seconds_per_request"] < 0.1
+        has = {"nginx"} if subject == "proxy" else {"nginx", "app"}
+        assert set(only["pss_bytes"]) == has | ({"postgres", "redis"} if subject in ("shoal", "tutorial") else set())
+    for workload, tier in (("hit", "local"), ("miss", "miss")):
+        [only] = cells["shoal", workload]["rounds"]
+        # All that was asked came from there, or the workload is not what it says.
+        assert set(only["tiers"]) == {tier}
+        assert only["tiers"][tier] >= only["requests"]
+        assert sum(seconds for stage, seconds in only["stages"].items() if stage not in ("request", "proxy")) > 0
+    assert {bar["what"] for bar in measured["bars"]} >= {
+        "hit, requests/s against ceiling",
+        "zipf, requests/s against tutorial",
+    }
+    assert "hit, requests/s against ceiling" in ended.stdout
+    page = report.with_suffix(".html").read_text()
+    assert page.count("<svg") == 3
+    assert machine["cpu"] in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "said"),
+    [
+        ([], "/nowhere", "bench: the load generator wrk is not on PATH"),
+        (["--only", "walruses"], os.environ["PATH"], "--only: expected some of penguins"),
+    ],
+)
+def test_what_keeps_it_from_measuring_is_one_line(tmp_path: Path, arguments: list[str], path: str, said: str) -> None:
+    ended = bench(tmp_path, *arguments, path=path)
+
+    assert ended.returncode == 2
+    assert said in ended.stdout.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
