@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -109,7 +110,7 @@ class Stack:
         addresses = set()
         for line in self.shell(f"docker compose logs --no-log-prefix --since {since} nginx").splitlines():
             if line.startswith("{") and json.loads(line)["path"] == "/predict":
-                addresses.add(json.loads(line)["upstream"].split(", ")[-1])
+                addresses.add(re.split(", | : ", json.loads(line)["upstream"])[-1])
         return addresses
 
     @contextmanager
