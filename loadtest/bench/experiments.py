@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from loadtest.bench.stack import Subject
-from loadtest.bench.workloads import Case
+from loadtest.bench.workloads import WORKLOADS, Case
 
 SHOAL = Subject("shoal", "everything on: nginx, 2 workers, cache, durable log, metrics, a log line for each request")
 CEILING = Subject(
@@ -21,14 +21,30 @@ TUTORIAL = Subject(
     app="loadtest.bench.subjects.tutorial:create_app()",
 )
 PROXY = Subject("proxy", "nginx with the same configuration answers a constant by itself", app="", stores=False)
+LIMIT = "model only"
+
+UNBATCHED = Subject("unbatched", "shoal that runs every row by itself", env={"SHOAL_MAX_BATCH_ROWS": "1"})
+UNLOGGED = Subject(
+    "unlogged",
+    "shoal without its prediction log",
+    app="loadtest.bench.subjects.unlogged:create_app()",
+    is_replica=True,
+    logs=False,
+)
+WITHOUT_REDIS = Subject("without-redis", "shoal with Redis stopped", stopped=("redis",))
+ONE_WORKER = Subject("1-worker", "shoal with 1 worker", env={"SHOAL_WORKERS": "1"})
+FOUR_WORKERS = Subject("4-workers", "shoal with 4 workers", env={"SHOAL_WORKERS": "4"})
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
+    """with_limit: each case beside the model-only limit of its model."""
+
     name: str
     about: str
     subjects: Sequence[Subject]
-    cases: Sequence[Case] = field(default_factory=tuple)
+    cases: Sequence[Case]
+    with_limit: bool = False
 
 
 def experiments(connections: int) -> list[Experiment]:
@@ -38,6 +54,43 @@ def experiments(connections: int) -> list[Experiment]:
             "penguins",
             "the 3-feature model against what frames it",
             [SHOAL, CEILING, TUTORIAL, PROXY],
-            [Case("penguins", workload, connections) for workload in ("hit", "miss", "zipf")],
+            [Case("penguins", workload, connections) for workload in WORKLOADS],
+        ),
+        Experiment(
+            "digits",
+            "the image model against the same",
+            [SHOAL, CEILING, TUTORIAL],
+            [Case("digits", workload, connections) for workload in WORKLOADS],
+        ),
+        Experiment(
+            "limit",
+            "the image model, all misses, batched and not, against the model by itself",
+            [SHOAL, UNBATCHED],
+            [Case("digits", "miss", connections), Case("digits", "miss", 16, 64), Case("digits", "miss", 16, 512)],
+            with_limit=True,
+        ),
+        Experiment(
+            "log",
+            "what the durable log costs",
+            [SHOAL, UNLOGGED],
+            [Case("penguins", workload, connections) for workload in WORKLOADS[:2]],
+        ),
+        Experiment(
+            "redis", "what a broken Redis costs", [SHOAL, WITHOUT_REDIS], [Case("penguins", "miss", connections)]
+        ),
+        Experiment(
+            "memory", "what a further worker costs", [ONE_WORKER, FOUR_WORKERS], [Case("penguins", "miss", connections)]
+        ),
+        Experiment(
+            "rows",
+            "rows/s where the cost of HTTP is shared",
+            [SHOAL],
+            [Case("penguins", workload, 16, rows) for workload in WORKLOADS[:2] for rows in (1, 8, 64, 512)],
+        ),
+        Experiment(
+            "connections",
+            "fewer and more connections",
+            [SHOAL, CEILING, TUTORIAL],
+            [Case("penguins", workload, many) for many in (16, 256) for workload in WORKLOADS],
         ),
     ]

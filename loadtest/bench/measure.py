@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loadtest.bench import limit, usage, wrk
 from loadtest.bench import stack as stacks
-from loadtest.bench import usage, wrk
-from loadtest.bench.experiments import Experiment
+from loadtest.bench.experiments import LIMIT, Experiment
 from loadtest.bench.exposition import grown, stages_and_tiers
 from loadtest.bench.results import Cell, Round
 from loadtest.bench.stack import Stack
@@ -45,6 +45,8 @@ def run(experiment: Experiment, effort: Effort, folder: Path, say: Callable[[str
             for case in experiment.cases
             for each in running
         }
+        if experiment.with_limit:
+            cells |= {(LIMIT, case): Cell(experiment.name, LIMIT, case) for case in experiment.cases}
         answered = {each.subject.name: 0 for each in running}
         for case in experiment.cases:
             for each in running:
@@ -58,7 +60,9 @@ def run(experiment: Experiment, effort: Effort, folder: Path, say: Callable[[str
                     cells[each.subject.name, case].rounds.append(measured)
                     load = measured.load
                     answered[each.subject.name] += (load.requests - load.failures) * max(case.rows, 1)
-                    say(f"{number}/{effort.rounds} {case.name:<24} {each.subject.name:<12} {_line(measured)}")
+                    say(f"{number}/{effort.rounds} {case.name:<24} {each.subject.name:<14} {_line(measured)}")
+                if experiment.with_limit:
+                    cells[LIMIT, case].rounds.append(_limit(case, number, effort.seconds))
         for each in running:
             _check_log(each, answered[each.subject.name])
     return list(cells.values())
@@ -87,6 +91,12 @@ def _round(each: Stack, case: Case, bodies: Bodies, number: int, seconds: int, r
         stages=stages,
         tiers=tiers,
     )
+
+
+def _limit(case: Case, number: int, seconds: int) -> Round:
+    """As many requests as its rows would fill."""
+    load = limit.measure(case.model, seconds)
+    return Round(number, replace(load, requests=load.requests // max(case.rows, 1)))
 
 
 def _check_log(each: Stack, answered: int) -> None:

@@ -25,7 +25,13 @@ NOTE = (
     "own CPU time is not counted. CPU: all processes and stores of a subject, until they are quiet again. PSS: their "
     "memory, shared pages divided, read at the end of each round, the greatest."
 )
-_COLOURS = {"shoal": "#1565c0", "ceiling": "#9e9e9e", "tutorial": "#e64a19", "proxy": "#cfd8dc"}
+_COLOURS = {
+    "shoal": "#1565c0",
+    "model only": "#9e9e9e",
+    "ceiling": "#9e9e9e",
+    "tutorial": "#e64a19",
+    "proxy": "#cfd8dc",
+}
 _STYLE = (
     "body{font-family:Roboto,Helvetica,Arial,sans-serif;max-width:1000px;margin:32px auto;padding:0 24px;color:#222}"
     "table{border-collapse:collapse;margin:8px 0 24px}td,th{padding:4px 16px 4px 0;text-align:right;"
@@ -85,13 +91,12 @@ def page(results: Results, verdicts: Sequence[Verdict], machine: dict[str, Any])
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 def _rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
-    ordered = sorted(enumerate(cells), key=lambda pair: pair[0])
     return [
         (
             cell.case.name,
             cell.subject,
             _number(cell.median(requests_per_second)),
-            _number(cell.median(requests_per_second), max(cell.case.rows, 1)),
+            _number(cell.rows_per_second()),
             _ms(cell.median(p50_seconds)),
             _ms(cell.median(p99_seconds)),
             _ms(cell.median(cpu_seconds_per_request), digits=3)
@@ -100,7 +105,7 @@ def _rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
             f"{max(map(pss_bytes, cell.rounds)) / 1e6:.0f} MB" if any(each.pss_bytes for each in cell.rounds) else "",
             f"{len(cell.rounds) - len(cell.valid)} INVALID" if len(cell.valid) < len(cell.rounds) else "",
         )
-        for _, cell in ordered
+        for cell in cells
     ]
 
 
@@ -121,23 +126,24 @@ def _stage_rows(results: Results) -> list[tuple[str, dict[str, float], float]]:
         counted = [each for each in cell.valid if each.stages.get("request")]
         if not counted:
             continue
-        requests = sum(each.load.requests for each in counted)
+        # Not those that the load generator counted: it leaves while some are on their way.
+        requests = sum(each.stages["requests"] for each in counted)
         parts = {
             name: sum(each.stages.get(name, 0.0) for each in counted) / requests
             for name in counted[0].stages
-            if name not in ("request", "proxy")  # the way from nginx is before the request arrives
+            if name not in ("request", "requests", "proxy")  # the way from nginx is before the request arrives
         }
         whole = sum(each.stages["request"] for each in counted) / requests
         rows.append((f"{cell.case.name} {cell.subject}", parts, whole - sum(parts.values())))
     return rows
 
 
-def _number(value: float | None, times: int = 1) -> str:
-    return "-" if value is None else f"{value * times:.0f}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
 
 
 def _ms(seconds: float | None, digits: int = 1) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.{digits}f} ms"
+    return f"{seconds * 1e3:.{digits}f} ms" if seconds else "-"
 
 
 def _us(seconds: float) -> str:
@@ -150,14 +156,14 @@ def _charts(results: Results) -> list[str]:
     charts = []
     for name, group in groupby(results.cells, key=lambda cell: cell.experiment):
         cells = list(group)
-        charts.append(f"<h2>{escape(name)}: requests/s</h2>")
+        charts.append(f"<h2>{escape(name)}: rows/s</h2>")
         for load, members in groupby(cells, key=lambda cell: cell.case.name):
             charts.append(_chart(load, list(members)))
     return charts
 
 
 def _chart(title: str, cells: Sequence[Cell]) -> str:
-    values = [cell.median(requests_per_second) or 0.0 for cell in cells]
+    values = [cell.rows_per_second() or 0.0 for cell in cells]
     greatest = max(values) or 1.0
     lines = [f'<text x="0" y="16" font-weight="bold">{escape(title)}</text>']
     for index, (cell, value) in enumerate(zip(cells, values, strict=True)):

@@ -41,6 +41,10 @@ def requests_per_second(each: Round) -> float:
     return each.load.requests_per_second
 
 
+def app_pss_bytes(each: Round) -> float:
+    return each.pss_bytes["app"]
+
+
 def p50_seconds(each: Round) -> float:
     return each.load.p50_seconds
 
@@ -81,11 +85,14 @@ class Cell:
         values = [measure(each) for each in self.valid]
         return median(values) if values else None
 
+    def rows_per_second(self) -> float | None:
+        requests = self.median(requests_per_second)
+        return None if requests is None else requests * max(self.case.rows, 1)
+
     def as_json(self) -> dict[str, Any]:
         case = self.case
         medians: dict[str, float | None] = {name: self.median(measure) for name, measure in MEASURES.items()}
-        throughput = medians["requests_per_second"]
-        medians["rows_per_second"] = None if throughput is None else throughput * max(case.rows, 1)
+        medians["rows_per_second"] = self.rows_per_second()
         return {
             "experiment": self.experiment,
             "subject": self.subject,

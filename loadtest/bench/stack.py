@@ -36,25 +36,21 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is measured. app: for gunicorn; "" is nginx alone, None a replica by its own start script."""
+    """What is measured.
+
+    app: for gunicorn; "" is nginx alone, None a replica by its own start script. is_replica: whether it has a replica's
+    settings, routes and metrics. logs: whether each answered row must be in `predictions`. stopped: processes that are
+    stopped again once all is up.
+    """
 
     name: str
     about: str
     app: str | None = None
     stores: bool = True
+    is_replica: bool | None = None
+    logs: bool = True
     stopped: tuple[str, ...] = ()
-    """Processes that are stopped again once all is up."""
     env: dict[str, str] = field(default_factory=dict)
-
-
-class Member(Process):
-    """A process of a stack."""
-
-    @property
-    def pid(self) -> int:
-        if self._child is None:
-            raise ValueError(f"{self.name} has not been started")
-        return self._child.pid
 
 
 class Stack:
@@ -63,10 +59,11 @@ class Stack:
     def __init__(self, subject: Subject, folder: Path) -> None:
         """folder: for its state; on a disk like the one where the prediction log is to live."""
         self.subject = subject
+        self.is_replica = subject.app is None if subject.is_replica is None else subject.is_replica
         self._var = folder / subject.name
         self._sockets = Path(tempfile.mkdtemp(prefix="shoal-bench-"))  # a socket's path holds 107 characters
         self.port, self.app_port = _free_ports(2)
-        self._processes: dict[str, Member] = {}
+        self._processes: dict[str, Process] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -93,7 +90,7 @@ class Stack:
 
     def wait_until_ready(self) -> None:
         self._wait(lambda: get(self.port, "/health/ready")[0] == 200, "app" if "app" in self._processes else "nginx")
-        if self.subject.app is None:
+        if self.is_replica:
             self._wait(lambda: json.loads(get(self.app_port, "/health")[1])["status"] == "ok", "app")
         for name in self.subject.stopped:
             self._stop(self._processes.pop(name))
@@ -119,19 +116,16 @@ class Stack:
         return {name: process.pid for name, process in self._processes.items()}
 
     def logged_rows(self) -> int | None:
-        """Rows in `predictions`; None where there is no such table."""
-        if "postgres" not in self._processes:
+        """Rows in `predictions`; None where there is no log."""
+        if not (self.subject.stores and self.subject.logs):
             return None
         with psycopg.connect(self._dsn) as connection:
-            try:
-                [rows] = connection.execute("SELECT count(*) FROM predictions").fetchone() or [0]
-            except psycopg.errors.UndefinedTable:
-                return None
+            [rows] = connection.execute("SELECT count(*) FROM predictions").fetchone() or [0]
         return int(rows)
 
     def metrics(self) -> str:
         """The replica's exposition; empty where there is none."""
-        if self.subject.app is not None:
+        if not self.is_replica:
             return ""
         return get(self.app_port, "/metrics")[1].decode()
 
@@ -156,7 +150,7 @@ class Stack:
         }
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SHOAL_", "NGINX_"))}
         env = inherited | places | shoal | nginx | ours | self.subject.env
-        if self.subject.app is None or self.subject.env:
+        if self.is_replica:
             env = replica.settings(env) | env
             Path(env["SHOAL_SPOOL_DIR"]).mkdir(parents=True, exist_ok=True)
         return env
@@ -179,13 +173,13 @@ class Stack:
     def _launch(self, name: str, command: str, stop: signal.Signals) -> None:
         log = Log(self._var / "log" / f"{name}.log", program=name)
         log.begin()
-        process = Member(name, command, self._env(), log, stop=stop, stop_seconds=30)
+        process = Process(name, command, self._env(), log, stop=stop, stop_seconds=30)
         with open(os.devnull) as nothing:
             process.start(nothing.fileno())
         self._processes[name] = process
         self._stack.callback(self._stop, process)
 
-    def _stop(self, process: Member) -> None:
+    def _stop(self, process: Process) -> None:
         process.stop()
         deadline = time.monotonic() + process.stop_seconds
         while process.running and time.monotonic() < deadline:

@@ -10,7 +10,9 @@ from typing import Literal
 
 from loadtest.payloads import MODELS, ZIPF_ROWS, ZIPF_S, batch, pool, single
 
+Model = Literal["penguins", "digits"]
 Workload = Literal["hit", "miss", "zipf"]
+WORKLOADS: tuple[Workload, ...] = ("hit", "miss", "zipf")
 _RUNS = 2**14  # that wrk.lua can tell apart
 
 
@@ -18,7 +20,7 @@ _RUNS = 2**14  # that wrk.lua can tell apart
 class Case:
     """One load. rows: in a request; 0 for a single row on /predict. connections: of the load generator."""
 
-    model: Literal["penguins", "digits"]
+    model: Model
     workload: Workload
     connections: int
     rows: int = 0
