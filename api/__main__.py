@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from api.models.manifest import Manifest, VersionManifest
 from api.models.repository import MODEL_FILE, Repository, in_one_line, read_manifest, sha256_of
-from api.settings import HERE
+from api.settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -85,9 +85,9 @@ def _add_repository(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repository",
         type=Path,
-        default=HERE / "model_repository",
+        default=Settings().model_repository,
         metavar="DIR",
-        help="the model repository (default: the one that is shipped, %(default)s)",
+        help="the model repository (default: SHOAL_MODEL_REPOSITORY, or the one that is shipped: %(default)s)",
     )
 
 

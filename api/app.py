@@ -43,7 +43,9 @@ def build_app(settings: Settings, repository: Repository, programs: lifespan.Pro
         return lifespan.open_replica(settings, repository, programs, app)
 
     # FastAPIOffline serves /docs and /redoc from files of its own, where FastAPI would send the browser to a CDN.
-    app = FastAPIOffline(title="Shoal", version=__version__, description=DESCRIPTION, lifespan=open_replica)
+    app = FastAPIOffline(
+        title="Shoal", version=__version__, description=DESCRIPTION, lifespan=open_replica, redirect_slashes=False
+    )
     app.add_middleware(Envelope, hot=HotRoutes(predict.ROUTES))
     handlers.install(app)
     app.router.routes.extend(predict.ROUTES)
@@ -62,6 +64,4 @@ def load_programs(repository: Repository, device: str) -> dict[tuple[str, str], 
             repository.refuse(version, str(error))
     for refusal in repository.refusals:
         logger.error("refused %s: %s", refusal.path, refusal.reason)
-    if not programs:
-        logger.error("no model is served: the repository holds none that loads")
     return programs

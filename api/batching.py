@@ -77,9 +77,10 @@ class Batcher:
         self._queued_rows = metrics.QUEUED_ROWS.labels(model, version)
         self._failures = metrics.MODEL_FAILURES.labels(model, version)
 
-    @property
-    def queued_rows(self) -> int:
-        return len(self._queue)
+    def check_room(self, rows: int) -> None:
+        """Raises Overloaded when so many more rows cannot be taken now, before anything is done for them."""
+        if rows > self._room():
+            raise self._overloaded()
 
     async def submit(self, items: Sequence[Item]) -> None:
         """Sees to it that every item lands or fails.
@@ -105,20 +106,25 @@ class Batcher:
             self._busy = False
 
     def _admit(self, items: Sequence[Item]) -> None:
-        room = self._max_queued_rows
-        if self._row_seconds:
-            room = min(room, math.ceil(self._max_wait_seconds / self._row_seconds))
-        room = max(room - len(self._queue), 0)
+        room = self._room()
         self._queue.extend(items[:room])
         self._queued_rows.set(len(self._queue))
-        if len(items) > room:
-            wait = len(self._queue) * self._row_seconds
-            error = Overloaded(
-                f"{len(self._queue)} rows already wait for {self._name}, about {wait:.1f} s of work",
-                retry_after_seconds=max(1, math.ceil(wait)),
-            )
-            for item in items[room:]:
-                item.fail(error)
+        for item in items[room:]:
+            item.fail(self._overloaded())
+
+    def _room(self) -> int:
+        room = self._max_queued_rows
+        if self._row_seconds:
+            # One batch is always taken: what a row cost by itself says little about what it costs among others.
+            room = min(room, max(math.ceil(self._max_wait_seconds / self._row_seconds), self._max_batch_rows))
+        return max(room - len(self._queue), 0)
+
+    def _overloaded(self) -> Overloaded:
+        seconds = math.ceil(len(self._queue) * self._row_seconds)
+        return Overloaded(
+            f"{len(self._queue)} rows wait for {self._name} already, which takes about {seconds} s",
+            retry_after_seconds=max(1, seconds),
+        )
 
     def _cut(self) -> list[Item]:
         """The next batch, without those who left."""
@@ -153,7 +159,10 @@ class Batcher:
         self._run_seconds.observe(finished - started)
         self._row_seconds += ((finished - started) / len(batch) - self._row_seconds) * 0.1
         for item, output in zip(batch, outputs, strict=True):
-            item.land(output, started=started, finished=finished)
+            try:
+                item.land(output, started=started, finished=finished)
+            except Exception as error:  # noqa: BLE001  an output that cannot be read is one row's trouble
+                item.fail(self._as_failure(error))
 
     async def _call(self, batch: list[Item]) -> Outputs:
         # bytearray: torch takes only memory that it may write to.

@@ -22,6 +22,10 @@ class InvalidRequest(ServingError):
     """The body is not what the route takes: not JSON, a missing, unknown or repeated field."""
 
 
+class InvalidParameters(ServingError):
+    """A query parameter is not what the route takes."""
+
+
 class InvalidRows(ServingError):
     """The body was understood, and its rows do not fit the model: width, type or value."""
 

@@ -20,11 +20,12 @@ from api.cache.breaker import Breaker
 from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
 from api.errors import ModelFailed
+from api.flights import Served
 from api.models import runtime
 from api.models.repository import ModelVersion, Repository
 from api.models.runtime import Program
 from api.prediction_log import PredictionLog
-from api.predictor import Predictor, Served
+from api.predictor import Predictor
 from api.replica import Replica
 from api.rows import RowDecoder
 from api.settings import Settings
@@ -63,18 +64,19 @@ async def open_replica(
                 repository.refuse(version, str(error))
                 logger.error("refused %s/%s: %s", version.name, version.version, error)
         metrics.MODELS_REFUSED.set(len(repository.refusals))
-        yield State(
-            replica=Replica(
-                repository=repository,
-                served=served,
-                predictor=predictor,
-                shared=cache,
-                log=log,
-                default_model=settings.default_model,
-                max_body_bytes=settings.max_body_bytes,
-                deadline_seconds=settings.deadline_seconds,
-            )
+        replica = Replica(
+            repository=repository,
+            served=served,
+            predictor=predictor,
+            shared=cache,
+            log=log,
+            default_model=settings.default_model,
+            max_body_bytes=settings.max_body_bytes,
+            deadline_seconds=settings.deadline_seconds,
         )
+        if not replica.serves_default:
+            logger.error("not ready: the default model, %s, is not served", settings.default_model)
+        yield State(replica=replica)
 
 
 def _prediction_log(settings: Settings) -> PredictionLog:

@@ -41,7 +41,7 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 # --- requests -------------------------------------------------------------------------------------------------------
 REQUESTS = Counter(
     "shoal_requests",
-    "Requests answered. outcome: ok, or the slug of the problem (README, 'Problems').",
+    "Requests answered. outcome: ok, client-left, or the slug of the problem (README, 'Problems').",
     ("route", "status", "outcome"),
 )
 REQUEST_SECONDS = Histogram(
@@ -64,7 +64,7 @@ PREDICTIONS = Counter(
 )
 PREDICTION_SECONDS = Histogram(
     "shoal_prediction_seconds",
-    "From arrival to reply, by model and version.",
+    "A request's time in the predictor: cache, queue, run and log.",
     ("model", "version"),
     buckets=_REQUEST_SECONDS,
 )

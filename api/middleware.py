@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from functools import lru_cache
@@ -53,6 +54,12 @@ class Envelope:
             await (self.hot.find(scope) or self.app)(scope, receive, send_with_id)
         except ClientLeft:
             context.status, context.outcome = 499, "client-left"  # nginx's own status for it
+        except asyncio.CancelledError:
+            # The drain is over. Its log row may be there or not; a retry makes the same one.
+            if context.status:
+                context.outcome = problems.STOPPING.slug
+                raise
+            await send_problem(send_with_id, context, problems.STOPPING, "send the request again")
         except Exception as error:  # the last resort: whatever broke, the client gets an answer and we get its trace
             logger.exception("request %s failed", context.request_id)
             if context.status:

@@ -5,51 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import Counter, Histogram
 
 from api import metrics
 from api.answers import Answer
-from api.batching import Batcher
-from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
 from api.cache.sealed import seal, unseal
 from api.cache.shared import SharedCache
 from api.errors import DeadlineExceeded, ModelFailed
+from api.flights import Flight, Served
 from api.prediction_log import PredictionLog, Record, pack, uuid7
-from api.rows import Row, RowDecoder
-
-Arrival = Callable[["Flight", npt.NDArray[np.float32] | None], None]
-
-
-class AnswerReader(Protocol):
-    """Reads a model's output; see answers.py."""
-
-    def answer(self, output: npt.NDArray[np.float32]) -> Answer: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A model version with everything that answering takes."""
-
-    model: str
-    version: str
-    keys: KeySpace
-    decoder: RowDecoder
-    reader: AnswerReader
-    output_width: int
-    batcher: Batcher
-    fields: bytes
-    """Model and version as members of a JSON object, for the reply."""
-    counts: Mapping[str, Counter]
-    """Of rows answered, by what became of the cache."""
-    seconds: Histogram
+from api.rows import Row
 
 
 class Caller(NamedTuple):
@@ -82,46 +53,6 @@ class Prediction(NamedTuple):
         return self.cache in ("local", "redis")
 
 
-class Flight:
-    """A row that is not in the worker's memory, on its way through Redis and the model. Equal rows share one."""
-
-    def __init__(self, served: Served, key: bytes, row: bytes, on_arrival: Arrival) -> None:
-        """on_arrival: told once, with the model's output if the model ran, before anybody who waits."""
-        self.served = served
-        self.key = key
-        self.row = row
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Resolves when `outcome` is set. It never raises: a flight that everybody left warns nobody."""
-        self.waiters = 0
-        self.outcome: Answer | Exception | None = None
-        self.cache = "miss"
-        # On the monotonic clock: Redis replied, the model began, the model was done. 0: the flight did not pass there.
-        self.looked_up = self.started = self.ran = 0.0
-        self._on_arrival = on_arrival
-
-    @property
-    def is_abandoned(self) -> bool:
-        return self.waiters == 0
-
-    def arrive(self, answer: Answer, cache: str) -> None:
-        self.cache = cache
-        self._finish(answer, None)
-
-    def land(self, output: npt.NDArray[np.float32], *, started: float, finished: float) -> None:
-        self.started = started
-        self.ran = finished
-        self._finish(self.served.reader.answer(output), output)
-
-    def fail(self, error: Exception) -> None:
-        self._finish(error, None)
-
-    def _finish(self, outcome: Answer | Exception, computed: npt.NDArray[np.float32] | None) -> None:
-        if not self.done.done():
-            self.outcome = outcome
-            self._on_arrival(self, computed)
-            self.done.set_result(None)
-
-
 class Predictor:
     """Answers rows. One in each worker, for all its models."""
 
@@ -143,7 +74,9 @@ class Predictor:
             LogUnavailable: the answers could not be made durable.
         """
         begun = time.monotonic()
-        found = [self._find(served, row) for row in rows]
+        keys = [served.keys.key(row.canonical) for row in rows]
+        kept = [self._local.get(key) for key in keys]
+        found = self._find(served, rows, keys, kept)
         if flights := [each for each, _ in found if isinstance(each, Flight)]:
             await self._wait(flights, caller.deadline)
             _observe_flight(flights[-1], begun)
@@ -163,14 +96,27 @@ class Predictor:
             await asyncio.wait(self._flying)
 
     # --- finding ------------------------------------------------------------------------------------------------------
-    def _find(self, served: Served, row: Row) -> tuple[Answer | Flight, str]:
-        """The answer if this worker has it, else the flight that brings it; and which of the two it was."""
-        key = served.keys.key(row.canonical)
-        answer = self._local.get(key)
-        if answer is not None:
-            metrics.CACHE_LOCAL_HITS.inc()
-            return answer, "local"
-        metrics.CACHE_LOCAL_MISSES.inc()
+    def _find(
+        self, served: Served, rows: Sequence[Row], keys: Sequence[bytes], kept: Sequence[Answer | None]
+    ) -> list[tuple[Answer | Flight, str]]:
+        """For each row the answer if this worker has it, else the flight that brings it; and which of the two it was.
+
+        Raises Overloaded, before anything is begun for any of them, when the model cannot take those that are new.
+        """
+        missing = sum(answer is None for answer in kept)
+        metrics.CACHE_LOCAL_HITS.inc(len(kept) - missing)
+        if not missing:
+            return [(answer, "local") for answer in kept if answer is not None]
+        metrics.CACHE_LOCAL_MISSES.inc(missing)
+        new = {key for key, answer in zip(keys, kept, strict=True) if answer is None and key not in self._flights}
+        served.batcher.check_room(len(new))
+        return [
+            self._flight(served, row, key) if answer is None else (answer, "local")
+            for row, key, answer in zip(rows, keys, kept, strict=True)
+        ]
+
+    def _flight(self, served: Served, row: Row, key: bytes) -> tuple[Flight, str]:
+        """The flight of an equal row, or a new one."""
         flight = self._flights.get(key)
         if flight is not None:
             return flight, "coalesced"
@@ -182,17 +128,24 @@ class Predictor:
         return flight, "own"
 
     async def _wait(self, flights: list[Flight], deadline: float) -> None:
-        """Until all have arrived. Leaves them to the others who wait when its caller is cancelled or out of time."""
+        """Until all have arrived, or one has failed, whose error is raised. However it ends for its caller, the
+        flights are left to the others who wait for them."""
         for flight in flights:
             flight.waiters += 1
         try:
             # Unlike gather, wait cancels nothing when its caller leaves.
-            _, missing = await asyncio.wait({flight.done for flight in flights}, timeout=deadline - time.monotonic())
+            landed, missing = await asyncio.wait(
+                {flight.done for flight in flights},
+                timeout=deadline - time.monotonic(),
+                return_when=asyncio.FIRST_EXCEPTION,
+            )
         finally:
             for flight in flights:
                 flight.waiters -= 1
                 if flight.waiters == 0 and self._flights.get(flight.key) is flight:
                     del self._flights[flight.key]  # the batcher may drop it now, so nobody may join it any more
+        for done in landed:
+            done.result()
         if missing:
             raise DeadlineExceeded(f"{len(missing)} of {len(flights)} rows were not computed in time")
 
@@ -219,13 +172,13 @@ class Predictor:
         values = await self._shared.get_many([flight.key for flight in flights])
         now = time.monotonic()
         misses: dict[int, list[Flight]] = defaultdict(list)
-        for flight, value in zip(flights, values, strict=True):
+        for flight, value in zip(flights, values or [None] * len(flights), strict=True):
             flight.looked_up = now
             output = None
             if value is not None:
                 output = unseal(flight.key, value, flight.served.output_width)
                 (metrics.CACHE_CORRUPT if output is None else metrics.CACHE_REDIS_HITS).inc()
-            elif self._shared.is_up:
+            elif values is not None:
                 metrics.CACHE_REDIS_MISSES.inc()
             if output is None:
                 misses[id(flight.served)].append(flight)
@@ -236,8 +189,8 @@ class Predictor:
     def _arrived(self, flight: Flight, computed: npt.NDArray[np.float32] | None) -> None:
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
-        if isinstance(flight.outcome, Answer):
-            self._local.put(flight.key, flight.outcome)
+        if flight.answer is not None:
+            self._local.put(flight.key, flight.answer)
             metrics.CACHE_LOCAL_ROWS.set(len(self._local))
         if computed is not None:
             self._shared.put_many({flight.key: seal(flight.key, computed)})
@@ -275,9 +228,9 @@ class Predictor:
 def _prediction(found: Answer | Flight, how: str, id: UUID) -> Prediction:
     if isinstance(found, Answer):
         return Prediction(id, found, how)
-    if not isinstance(found.outcome, Answer):
-        raise found.outcome or ModelFailed("the flight ended with nothing")
-    return Prediction(id, found.outcome, found.cache if how == "own" else how)
+    if found.answer is None:
+        raise ModelFailed("the flight landed without an answer")  # _wait raised what it failed with
+    return Prediction(id, found.answer, found.cache if how == "own" else how)
 
 
 def _observe_flight(flight: Flight, begun: float) -> None:

@@ -19,6 +19,7 @@ class Problem(NamedTuple):
 
 PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.InvalidRequest: Problem(400, "invalid-request", "The body is not what this route takes"),
+    errors.InvalidParameters: Problem(422, "invalid-parameters", "A parameter is not what this route takes"),
     errors.InvalidRows: Problem(422, "invalid-rows", "A row does not fit the model"),
     errors.TooManyRows: Problem(413, "too-many-rows", "Too many rows in one request"),
     errors.BodyTooLarge: Problem(413, "body-too-large", "The body is too large"),
@@ -34,10 +35,11 @@ PROBLEMS: dict[type[errors.ServingError], Problem] = {
 }
 NOT_FOUND = Problem(404, "not-found", "No such path")
 METHOD_NOT_ALLOWED = Problem(405, "method-not-allowed", "The path does not take this method")
-INVALID_PARAMETERS = Problem(422, "invalid-parameters", "A parameter is not what this route takes")
+INVALID_PARAMETERS = PROBLEMS[errors.InvalidParameters]
+STOPPING = Problem(503, "stopping", "The replica stopped before the answer was there")
 INTERNAL = Problem(500, "internal-error", "Something broke that is not your fault")
 
-ALL = (*PROBLEMS.values(), NOT_FOUND, METHOD_NOT_ALLOWED, INVALID_PARAMETERS, INTERNAL)
+ALL = (*PROBLEMS.values(), NOT_FOUND, METHOD_NOT_ALLOWED, STOPPING, INTERNAL)
 
 
 def of(error: errors.ServingError) -> Problem:

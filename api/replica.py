@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from api.cache.shared import SharedCache
+from api.flights import Served
 from api.models.repository import Repository
 from api.prediction_log import PredictionLog
-from api.predictor import Predictor, Served
+from api.predictor import Predictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,11 @@ class Replica:
     default_model: str
     max_body_bytes: int
     deadline_seconds: float
+
+    @property
+    def serves_default(self) -> bool:
+        """Whether `/predict` has a model to answer with."""
+        return any(name == self.default_model for name, _ in self.served)
 
     def resolve(self, name: str | None, version: str | None) -> Served:
         """The version asked for, or the default one. Raises UnknownModel, UnknownVersion."""

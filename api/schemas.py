@@ -167,6 +167,21 @@ class LoggedPrediction(BaseModel):
     """The request it was part of."""
 
 
+class PageParameters(Strict):
+    model: Annotated[str | None, Field(examples=["penguins"])] = None
+    """Only this model's."""
+    version: Annotated[str | None, Field(examples=["2"])] = None
+    """Only this version's."""
+    since: datetime | None = None
+    """Not before this time, ISO 8601 with its zone."""
+    until: datetime | None = None
+    """Before this time, ISO 8601 with its zone."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Rows on a page."""
+    cursor: str | None = None
+    """`next_cursor` of the page before."""
+
+
 class PredictionPage(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 

@@ -7,9 +7,9 @@ Read from the environment with the prefix `SHOAL_`, and from files in /run/secre
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HERE = Path(__file__).parent
@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     workers: int = Field(2, ge=1, le=256)
     """Worker processes of a replica. Two: the second costs tens of MB after the fork, and serves while one restarts."""
 
-    drain_seconds: float = Field(20, gt=0, le=600)
+    drain_seconds: int = Field(20, ge=1, le=600)
     """How long a stopping worker waits for requests in flight. Above the deadline, below graceful_timeout_seconds."""
 
     graceful_timeout_seconds: int = Field(25, ge=1, le=900)
@@ -124,3 +124,21 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Level of the JSON log on standard output. WARNING leaves out the line for each request."""
+
+    @model_validator(mode="after")
+    def _waits_fit_into_each_other(self) -> Self:
+        """Each wait is longer than those inside it; README, 'The ladder of waits'."""
+        ladder = (
+            ("log_commit_timeout_seconds", "deadline_seconds", "the spool would be tried too late"),
+            (
+                "deadline_seconds",
+                "drain_seconds",
+                "a stopping worker would cut off requests that may still be answered",
+            ),
+            ("drain_seconds", "graceful_timeout_seconds", "gunicorn would kill a worker that still drains"),
+            ("max_rows_per_request", "max_queued_rows", "such a batch would always be refused"),
+        )
+        for shorter, longer, or_else in ladder:
+            if getattr(self, shorter) > getattr(self, longer):
+                raise ValueError(f"{shorter} must not be above {longer}: {or_else}")
+        return self

@@ -56,18 +56,18 @@ class SharedCache:
     def is_up(self) -> bool:
         return not self._breaker.is_open
 
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """One MGET for all keys. A Redis that fails, or is not done within the budget, knows none of them."""
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
+        """One MGET for all keys. None where Redis failed, was not done within the budget, or was not asked."""
         if not self._breaker.allows():
             metrics.CACHE_SKIPPED.inc(len(keys))
-            return [None] * len(keys)
+            return None
         try:
             async with asyncio.timeout(self._budget_seconds):
                 values: list[Any] = await self._redis.mget(keys)
         except _BROKEN as error:
             metrics.CACHE_ERRORS.inc(len(keys))
             self._failed("lookup", error)
-            return [None] * len(keys)
+            return None
         self._succeeded()
         return values
 

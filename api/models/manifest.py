@@ -19,7 +19,7 @@ def _whole_number_as_text(value: object) -> object:
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 VersionName = Annotated[Name, BeforeValidator(_whole_number_as_text)]
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # Postgres has no text with a NUL in it
 Positive = Annotated[int, Field(ge=1)]
 
 

@@ -203,6 +203,8 @@ def _read_yaml(file: Path, kind: type[_Model]) -> _Model:
         raise Unusable(f"{file.name}: {in_one_line(error)}") from error
     except RecursionError as error:
         raise Unusable(f"{file.name}: nested too deeply") from error
+    except (ValueError, OverflowError) as error:  # a date that no calendar has, a number beyond all bounds
+        raise Unusable(f"{file.name}: {' '.join(str(error).split())}") from error
 
 
 def in_one_line(error: ValidationError) -> str:

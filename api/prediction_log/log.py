@@ -153,6 +153,8 @@ class PredictionLog:
                         await self._replay.run()
                 except (psycopg.Error, SpoolUnavailable, OSError) as error:
                     logger.warning("upkeep of the prediction log failed, and is tried again: %s", error)
+                except Exception:  # whatever it was: without upkeep the spool would never empty
+                    logger.exception("upkeep of the prediction log failed, and is tried again")
             await self._sleep()
 
     async def _keep_partitions(self) -> None:

@@ -15,7 +15,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from api.errors import InvalidRequest, QueryUnavailable
+from api.errors import InvalidParameters, QueryUnavailable
 from api.prediction_log.record import COLUMNS
 from api.prediction_log.wire import severed_after
 
@@ -65,15 +65,17 @@ class Queries:
             since, until: with their zone; the latter excluded.
             cursor: from the page before, asked with the same filters.
         Raises:
-            InvalidRequest: a cursor that no page gave, a time without zone, a text that Postgres cannot hold.
+            InvalidParameters: a cursor that no page gave, a time without zone, a text that Postgres cannot hold.
             QueryUnavailable: Postgres is away, or the query took too long.
         """
         for name, time in (("since", since), ("until", until)):
             if time is not None and time.tzinfo is None:
-                raise InvalidRequest(f"expected {name} with its zone, as in 2026-01-31T00:00:00Z, got none")
+                raise InvalidParameters(f"expected {name} with its zone, as in 2026-01-31T00:00:00Z, got none")
         for name, text in (("model", model), ("version", version)):
             if text is not None and not _is_storable(text):
-                raise InvalidRequest(f"expected the name of a {name}, got text that is not Unicode or has a NUL in it")
+                raise InvalidParameters(
+                    f"expected the name of a {name}, got text that is not Unicode or has a NUL in it"
+                )
         wanted: dict[str, Any] = {"limit": limit + 1}
         conditions = []
         if model is not None:
@@ -174,4 +176,4 @@ def _decode(cursor: str) -> tuple[datetime, UUID]:
         microseconds, id = _cursor.unpack(urlsafe_b64decode(cursor))
         return _EPOCH + timedelta(microseconds=microseconds), UUID(bytes=id)
     except (Base64Error, ValueError, struct.error, OverflowError) as error:
-        raise InvalidRequest("expected the next_cursor of the page before, got something else (cursor)") from error
+        raise InvalidParameters("expected the next_cursor of the page before, got something else (cursor)") from error

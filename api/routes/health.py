@@ -29,7 +29,7 @@ async def live() -> dict[str, str]:
 
 @router.get("/ready", responses={503: {"description": "No prediction is possible.", "model": Health}})
 async def ready(replica: CurrentReplica, response: Response) -> Health:
-    """200 while a prediction is possible: a model is loaded, and Postgres or the spool takes its row."""
+    """200 while a prediction is possible: the default model is loaded, and Postgres or the spool takes its row."""
     state = await _health(replica)
     if state.status == "unavailable":
         response.status_code = 503
@@ -41,7 +41,7 @@ async def _health(replica: Replica) -> Health:
     log = replica.log.status()
     components: dict[str, dict[str, Any]] = {
         "models": {
-            "status": "up" if replica.served else "down",
+            "status": "up" if replica.serves_default else "down",
             "served": len(replica.served),
             "refused": len(replica.repository.refusals),
         },
@@ -49,7 +49,7 @@ async def _health(replica: Replica) -> Health:
         "postgres": {"status": "up" if log.postgres_up else "down"},
         "spool": {"status": "up" if log.spool_writable else "down", "rows": log.spool_rows},
     }
-    if not replica.served or not (log.postgres_up or log.spool_writable):
+    if not replica.serves_default or not (log.postgres_up or log.spool_writable):
         status = "unavailable"
     elif all(component["status"] == "up" for component in components.values()):
         status = "ok"

@@ -3,6 +3,7 @@ validation cost more than the prediction. Measured, 2 cores: 2.5-3.6 k requests/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ class HotRoute(APIRoute):
     def __init__(self, path: str, signature: Callable[..., Any], handler: ASGIApp, **described: Any) -> None:
         super().__init__(path, signature, methods=["POST"], **described)
         self.app = handler
+        # Starlette's `$` matches before a newline at the end, too.
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
 
 
 class HotRoutes:

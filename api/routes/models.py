@@ -13,7 +13,7 @@ from api.schemas import ModelInfo, ModelList, RefusedModel, VersionInfo
 router = APIRouter(prefix="/models", tags=["models"])
 
 
-@router.get("")
+@router.get("", responses=problem_responses(500))
 async def list_models(replica: CurrentReplica) -> ModelList:
     """Every model that is served, and what was refused at start with the reason."""
     repository = replica.repository
@@ -24,7 +24,7 @@ async def list_models(replica: CurrentReplica) -> ModelList:
     )
 
 
-@router.get("/{name}", responses=problem_responses(404, 422))
+@router.get("/{name}", responses=problem_responses(404, 422, 500))
 async def get_model(name: Name, replica: CurrentReplica) -> ModelInfo:
     """One model: its input, its classes or outputs, where its data came from, its versions and how they did."""
     replica.repository.resolve(name)  # raises UnknownModel, which says what there is

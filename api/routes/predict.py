@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 from api import metrics, problems
 from api.context import RequestContext
 from api.errors import ServingError
-from api.predictor import Caller, Prediction, Served
+from api.flights import Served
+from api.predictor import Caller, Prediction
 from api.replica import Replica
 from api.replies import read_json_body, send_problem, send_reply
 from api.routes.hot import HotRoute
@@ -106,7 +107,17 @@ def predict_batch_with_version(name: Name, version: Version, body: BatchRequest)
 
 _ONE = partial(answer, many=False)
 _MANY = partial(answer, many=True)
-_RESPONSES = problem_responses(400, 404, 413, 415, 422, 429, 500, 503, 504)
+_RESPONSES = problem_responses(400, 404, 413, 415, 422, 429, 500, 503, 504) | {
+    200: {
+        "headers": {
+            "X-Cache": {
+                "description": "Where the answer came from: `local`, `redis`, `coalesced` or `miss`;"
+                " for a batch whose rows differ, `mixed`.",
+                "schema": {"type": "string", "enum": ["local", "redis", "coalesced", "miss", "mixed"]},
+            }
+        }
+    }
+}
 
 ROUTES = [
     HotRoute(path, signature, handler, tags=["predictions"], responses=_RESPONSES)

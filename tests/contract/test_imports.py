@@ -18,12 +18,13 @@ LAYERS = [
     {"dependencies", "lifespan", "replies"},
     {"replica", "problems", "context", "schemas"},
     {"predictor"},
+    {"flights"},
     {"batching", "prediction_log", "models", "cache", "rows", "answers", "processes"},
     {"settings", "logs", "metrics", "errors"},
 ]
 """A module imports from its own row or from one further down, never upwards."""
 
-APART = {"local", "training", "worker", "gunicorn", "__main__", "__init__", "healthcheck"}
+APART = {"local", "training", "worker", "gunicorn", "__main__", "__init__"}
 """Programs of their own: how a replica is started, the command line, what made the shipped models."""
 
 KNOWS_HTTP = {"app", "middleware", "handlers", "routes", "dependencies", "replies", "problems", "context", "schemas"}

@@ -16,9 +16,14 @@ from api.settings import Settings
 SNAPSHOT = Path(__file__).with_name("openapi.json")
 
 
+def describe() -> dict[str, Any]:
+    described: dict[str, Any] = build_app(Settings(), Repository({}, []), {}).openapi()
+    return described
+
+
 @pytest.fixture(scope="module")
 def description() -> dict[str, Any]:
-    return build_app(Settings(), Repository({}, []), {}).openapi()
+    return describe()
 
 
 def test_it_is_what_it_was(description: dict[str, Any]) -> None:
@@ -56,3 +61,7 @@ def test_every_operation_lists_its_errors_as_problems(description: dict[str, Any
                 assert list(response["content"]) == ["application/problem+json"], f"{name} {status}"
     predict = description["paths"]["/predict"]["post"]["responses"]
     assert set(predict) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"}
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(json.dumps(describe(), indent=1) + "\n")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from uuid import UUID
 
 import httpx
 import numpy as np
 import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from api import metrics
+from api.middleware import Envelope
+from api.routes.hot import HotRoutes
 
 ROW = [39.1, 18.7, 181.0]
 
@@ -178,6 +184,8 @@ async def test_too_many_rows_are_refused(client: httpx.AsyncClient) -> None:
         ("/models/penguins/versions/99/predict/batch", "unknown-version", "2"),
         ("/models/%00/predict", "unknown-model", "penguins"),
         ("/nowhere", "not-found", "/nowhere"),
+        ("/predict/", "not-found", "/predict/"),
+        ("/models/penguins/predict%0A", "not-found", "/models/penguins/predict"),
     ],
 )
 async def test_what_is_not_there_is_named_with_what_is(
@@ -191,6 +199,32 @@ async def test_another_method_is_refused_with_the_right_one(client: httpx.AsyncC
 
     assert_problem(response, 405, "method-not-allowed", "expected POST, got GET")
     assert response.headers["allow"] == "POST"
+
+
+async def test_a_request_that_is_cut_off_as_the_replica_stops_gets_a_problem_and_is_counted() -> None:
+    begun = asyncio.Event()
+    sent: list[Message] = []
+
+    async def hang(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/models", "headers": []}
+    counted = metrics.REQUESTS.labels("other", "503", "stopping")._value.get()
+    request = asyncio.ensure_future(Envelope(hang, HotRoutes([]))(scope, receive, send))
+    await begun.wait()
+    request.cancel()  # as uvicorn does when the drain is over
+    await request
+
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["type"] == "urn:shoal:problem:stopping"
+    assert metrics.REQUESTS.labels("other", "503", "stopping")._value.get() == counted + 1
 
 
 # --- the log --------------------------------------------------------------------------------------------------------
@@ -221,8 +255,10 @@ async def test_the_log_is_read_in_pages_newest_first_and_filtered(client: httpx.
         ("limit=0", 422, "invalid-parameters"),
         ("limit=many", 422, "invalid-parameters"),
         ("since=yesterday", 422, "invalid-parameters"),
-        ("cursor=forged", 400, "invalid-request"),
-        ("model=%00", 400, "invalid-request"),
+        ("cursor=forged", 422, "invalid-parameters"),
+        ("modle=penguins", 422, "invalid-parameters"),
+        ("since=2026-01-01T00:00:00", 422, "invalid-parameters"),
+        ("model=%00", 422, "invalid-parameters"),
     ],
 )
 async def test_a_bad_query_is_refused(client: httpx.AsyncClient, query: str, status: int, slug: str) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from api.errors import InvalidRequest, QueryUnavailable
+from api.errors import InvalidParameters, QueryUnavailable
 from api.prediction_log import PredictionLog, Record, pack
 from tests.conftest import Database
 from tests.prediction_rows import prediction_log, record
@@ -129,7 +129,7 @@ async def test_pages_are_of_one_model_one_version_one_time(log: PredictionLog) -
     ],
 )
 async def test_a_question_that_makes_no_sense_is_refused(log: PredictionLog, asked: dict[str, Any], what: str) -> None:
-    with pytest.raises(InvalidRequest, match=what):
+    with pytest.raises(InvalidParameters, match=what):
         await log.queries.page(**asked)
 
 

@@ -22,10 +22,12 @@ from api.cache.breaker import Breaker
 from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
 from api.cache.shared import SharedCache, connect
-from api.errors import DeadlineExceeded, ModelFailed
+from api.errors import DeadlineExceeded, ModelFailed, Overloaded
+from api.flights import Served
 from api.prediction_log import PredictionLog
-from api.predictor import Caller, Predictor, Served
+from api.predictor import Caller, Predictor
 from api.rows import Row, RowDecoder
+from tests.conftest import Database
 from tests.servers import Redis
 from tests.servers import eventually_async as eventually
 
@@ -77,7 +79,7 @@ def row_of(numbers: list[float]) -> Row:
 
 
 @asynccontextmanager
-async def worker(postgres: Any, redis: Redis, spool: Path) -> AsyncIterator[Worker]:
+async def worker(postgres: Database, redis: Redis, spool: Path) -> AsyncIterator[Worker]:
     model = Model()
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(
@@ -99,7 +101,7 @@ async def worker(postgres: Any, redis: Redis, spool: Path) -> AsyncIterator[Work
         )
         stack.push_async_callback(shared.close)
         executor = stack.enter_context(ThreadPoolExecutor(1))
-        predictor = Predictor(local=LocalCache(100), shared=shared, log=log)
+        predictor = Predictor(local=LocalCache(1000), shared=shared, log=log)
         stack.push_async_callback(predictor.close)
         stack.callback(model.gate.set)
         yield Worker(predictor, serve(model, executor), model, log)
@@ -132,7 +134,7 @@ def serve(model: Model, executor: ThreadPoolExecutor) -> Served:
 
 
 @pytest.fixture
-def open_worker(postgres: Any, redis: Redis, tmp_path: Path) -> Callable[[], Any]:
+def open_worker(postgres: Database, redis: Redis, tmp_path: Path) -> Callable[[], Any]:
     return lambda: worker(postgres, redis, tmp_path)
 
 
@@ -232,6 +234,47 @@ async def test_a_poisonous_row_fails_its_own_request_only_and_is_not_cached(open
         assert await neighbour == [(3, "miss")]
         with pytest.raises(ModelFailed):
             await one.ask([13, 0])
+
+
+async def test_a_batch_that_the_queue_cannot_take_is_refused_before_anything_is_computed(
+    open_worker: Callable[[], Any],
+) -> None:
+    async with open_worker() as one:
+        with pytest.raises(Overloaded):
+            await one.ask(*([n, n] for n in range(101)))
+        assert one.predictor._flights == {}
+        assert one.model.rows_run == []
+
+        await one.ask([1, 2])
+        full = [[100 + n, 1.0] for n in range(100)]
+        assert len(await one.ask(*full)) == 100
+        # What is in the cache needs no room in the queue.
+        assert {cache for _, cache in await one.ask(*full, [1, 2])} == {"local"}
+
+
+async def test_a_lookup_is_counted_once_whatever_became_of_it(
+    open_worker: Callable[[], Any], redis_server: Callable[[], Redis], postgres: Database, tmp_path: Path
+) -> None:
+    def counts() -> list[float]:
+        counters = (metrics.CACHE_REDIS_HITS, metrics.CACHE_REDIS_MISSES, metrics.CACHE_ERRORS, metrics.CACHE_SKIPPED)
+        return [float(counter._value.get()) for counter in counters]
+
+    def since(before: list[float]) -> list[float]:
+        return [now - then for now, then in zip(counts(), before, strict=True)]
+
+    server = redis_server()
+    async with worker(postgres, server, tmp_path / "own") as one:
+        before = counts()
+        await one.ask([1, 2])
+        assert since(before) == [0, 1, 0, 0]
+        server.stop()
+        for n in range(5):
+            await one.ask([n, 9])
+        # Each is an error until the breaker opens, and skipped from then on.
+        hits, misses, errors, skipped = since(before)
+        assert (hits, misses, errors + skipped) == (0, 1, 5)
+        assert errors
+        assert skipped
 
 
 async def test_an_answer_is_in_postgres_when_it_is_given_and_a_retry_adds_no_row(

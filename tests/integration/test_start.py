@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 from api.app import load_programs
+from api.lifespan import Programs
 from api.models.repository import Repository
 from api.settings import Settings
 from tests.integration.conftest import served
@@ -48,6 +50,9 @@ async def test_what_is_wrong_with_some_models_keeps_no_other_from_serving(
     add_version(repository, "3", Logits())  # loads, and cannot answer
     (repository / "digits" / "1" / "model.pt2").write_bytes(b"not what was digested")
     (repository / "penguin-mass" / "model.yaml").write_text("name: [")
+    shutil.copytree(repository / "penguins" / "1", repository / "penguins" / "4")
+    impossible = repository / "penguins" / "4" / "version.yaml"
+    impossible.write_text(re.sub("created: .*", "created: 2024-02-30", impossible.read_text()))
 
     opened = Repository.open(repository)
     programs = load_programs(opened, "cpu")
@@ -57,7 +62,12 @@ async def test_what_is_wrong_with_some_models_keeps_no_other_from_serving(
         unknown = await client.post("/models/digits/predict", json={"features": ROW})
         health = (await client.get("/health")).json()
 
-    assert {refused["path"] for refused in models["refused"]} == {"penguins/3", "digits/1", "penguin-mass"}
+    assert {refused["path"] for refused in models["refused"]} == {
+        "penguins/3",
+        "penguins/4",
+        "digits/1",
+        "penguin-mass",
+    }
     for refused in models["refused"]:
         assert refused["reason"]
         assert "\n" not in refused["reason"]
@@ -65,7 +75,20 @@ async def test_what_is_wrong_with_some_models_keeps_no_other_from_serving(
     assert answer.status_code == 200
     assert answer.json()["version"] == "2"
     assert unknown.status_code == 404
-    assert health["components"]["models"] == {"status": "up", "served": 2, "refused": 3}
+    assert health["components"]["models"] == {"status": "up", "served": 2, "refused": 4}
+
+
+async def test_a_replica_without_its_default_model_serves_the_others_and_is_not_ready(
+    settings: Settings, shipped_models: tuple[Repository, Programs]
+) -> None:
+    mistyped = settings.model_copy(update={"default_model": "pinguins"})
+    async with served(mistyped, *shipped_models) as client:
+        named = await client.post("/models/penguins/predict", json={"features": ROW})
+        ready = await client.get("/health/ready")
+
+    assert named.status_code == 200
+    assert ready.status_code == 503
+    assert ready.json()["components"]["models"]["status"] == "down"
 
 
 async def test_a_replica_without_any_model_lives_and_is_not_ready(settings: Settings, tmp_path: Path) -> None:
