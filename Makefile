@@ -1,7 +1,7 @@
 # The commands anyone needs. `make run` and `make test` need nothing but Python 3.11 or newer; what they install stays in
 # .venv, what they write in var.
 .DEFAULT_GOAL := help
-.PHONY: help install run dev up roll down ps logs load bench test test-compose check format clean
+.PHONY: help openapi install run dev up roll down ps logs load bench test test-compose check format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -57,6 +57,9 @@ check: $(VENV)/.dev ## What CI runs before the tests: lint, format, types, and f
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -q tests/contract
+
+openapi: $(VENV)/.dev ## Write the snapshot of the API's description anew, after a change of it on purpose
+	$(VENV)/bin/python -m tests.contract.test_openapi
 
 format: $(VENV)/.dev ## Format the code, and fix what can be fixed without thinking
 	$(VENV)/bin/ruff check --fix .
