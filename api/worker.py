@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from typing import Any, ClassVar
 
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from api.settings import Settings
-
-_MAX_START_SECONDS = 600  # then gunicorn may think what it thinks of a worker that does not notify it
 
 
 class DrainingWorker(UvicornWorker):  # type: ignore[misc]
@@ -32,25 +29,9 @@ class DrainingWorker(UvicornWorker):  # type: ignore[misc]
         "timeout_graceful_shutdown": Settings().drain_seconds,
     }
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._serving = threading.Event()
-
-    def run(self) -> None:
-        threading.Thread(target=self._notify_while_starting, name="starting", daemon=True).start()
-        super().run()
-
-    def _notify_while_starting(self) -> None:
-        """uvicorn notifies only once it serves; a large model's warm-up may take longer than gunicorn's patience."""
-        for _ in range(_MAX_START_SECONDS):
-            if self._serving.wait(1):
-                return
-            self.notify()
-
     async def callback_notify(self) -> None:
         """Tells gunicorn, once a second, that the event loop turns. Without a master, drains: nobody would ever stop
         this worker, and it would hold the port that the next master needs."""
-        self._serving.set()
         self.notify()
         if os.getppid() != self.ppid:
             signal.raise_signal(signal.SIGTERM)

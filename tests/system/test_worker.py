@@ -1,4 +1,4 @@
-"""What the gunicorn worker of a replica owes its master, and what it does without one."""
+"""What the gunicorn worker of a replica does without its master."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ import pytest
 
 from tests.servers import Server, eventually, free_ports
 
-PATIENCE_SECONDS = 2
-
 
 class Gunicorn(Server):
-    def __init__(self, folder: Path, *, start_seconds: float) -> None:
+    def __init__(self, folder: Path) -> None:
         [self.port] = free_ports()
-        options = ["--bind", f"127.0.0.1:{self.port}", "--workers", "1", "--timeout", str(PATIENCE_SECONDS)]
+        options = ["--bind", f"127.0.0.1:{self.port}", "--workers", "1"]
         super().__init__(
             [
                 sys.executable,
@@ -29,11 +27,11 @@ class Gunicorn(Server):
                 "--config",
                 "api/gunicorn.conf.py",
                 *options,
-                "tests.system.slow_app:app",
+                "tests.system.pid_app:app",
             ],
             folder,
             ready=self.ask,
-            env={"START_SECONDS": str(start_seconds), "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")},
+            env={"PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")},
         )
 
     def ask(self) -> int:
@@ -43,11 +41,11 @@ class Gunicorn(Server):
 
 
 @pytest.fixture
-def gunicorn(folders: Callable[[], Path]) -> Iterator[Callable[[float], Gunicorn]]:
+def gunicorn(folders: Callable[[], Path]) -> Iterator[Callable[[], Gunicorn]]:
     servers: list[Gunicorn] = []
 
-    def start(start_seconds: float) -> Gunicorn:
-        servers.append(Gunicorn(folders(), start_seconds=start_seconds))
+    def start() -> Gunicorn:
+        servers.append(Gunicorn(folders()))
         servers[-1].start()
         return servers[-1]
 
@@ -56,15 +54,8 @@ def gunicorn(folders: Callable[[], Path]) -> Iterator[Callable[[float], Gunicorn
         server.close()
 
 
-def test_a_worker_that_takes_its_time_to_start_is_not_killed_for_it(gunicorn: Callable[[float], Gunicorn]) -> None:
-    server = gunicorn(2.5 * PATIENCE_SECONDS)
-
-    assert "TIMEOUT" not in server.log.read_text()
-    assert server.ask() == psutil.Process(server.pid).children()[0].pid
-
-
-def test_a_worker_without_its_master_ends(gunicorn: Callable[[float], Gunicorn]) -> None:
-    server = gunicorn(0)
+def test_a_worker_without_its_master_ends(gunicorn: Callable[[], Gunicorn]) -> None:
+    server = gunicorn()
     worker = psutil.Process(server.ask())
 
     os.kill(server.pid, signal.SIGKILL)

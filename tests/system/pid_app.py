@@ -1,8 +1,7 @@
-"""An app for test_worker.py whose start takes its time, as the warm-up of a large model does."""
+"""An app for test_worker.py that says which worker it runs in."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 from starlette.types import Receive, Scope, Send
@@ -11,7 +10,6 @@ from starlette.types import Receive, Scope, Send
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await receive()
-        await asyncio.sleep(float(os.environ["START_SECONDS"]))
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
