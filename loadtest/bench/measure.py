@@ -49,17 +49,15 @@ def run(experiment: Experiment, effort: Effort, folder: Path, say: Callable[[str
             cells |= {(LIMIT, case): Cell(experiment.name, LIMIT, case) for case in experiment.cases}
         answered = {each.subject.name: 0 for each in running}
         for case in experiment.cases:
+            # One case after the other, as a miss drives out of the caches what zipf has put there.
             for each in running:
                 each.try_out(case, bodies)
-                load = _load(each, case, bodies, WARM_UP_SECONDS)
-                answered[each.subject.name] += (load.requests - load.failures) * max(case.rows, 1)
-        for number in range(1, effort.rounds + 1):
-            for case in experiment.cases:
+                answered[each.subject.name] += _rows(_load(each, case, bodies, WARM_UP_SECONDS), case)
+            for number in range(1, effort.rounds + 1):
                 for each in running:
                     measured = _round(each, case, bodies, number, effort.seconds, running)
                     cells[each.subject.name, case].rounds.append(measured)
-                    load = measured.load
-                    answered[each.subject.name] += (load.requests - load.failures) * max(case.rows, 1)
+                    answered[each.subject.name] += _rows(measured.load, case)
                     say(f"{number}/{effort.rounds} {case.name:<24} {each.subject.name:<14} {_line(measured)}")
                 if experiment.with_limit:
                     cells[LIMIT, case].rounds.append(_limit(case, number, effort.seconds))
@@ -91,6 +89,11 @@ def _round(each: Stack, case: Case, bodies: Bodies, number: int, seconds: int, r
         stages=stages,
         tiers=tiers,
     )
+
+
+def _rows(load: wrk.Load, case: Case) -> int:
+    """Rows that were answered."""
+    return (load.requests - load.failures) * max(case.rows, 1)
 
 
 def _limit(case: Case, number: int, seconds: int) -> Round:
