@@ -154,6 +154,8 @@ def test_a_body_over_the_limit_is_refused(nginx: Nginx) -> None:
         (b"GET / HTTP/1.1\r\n\r\n", 400, "bad-request"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nLong: %s\r\n\r\n" % (b"a" * 40_000), 400, "bad-request"),
         (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 40_000), 414, "bad-request"),
+        (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505, "bad-request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "bad-request"),
         (b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method-not-allowed"),
     ],
 )
