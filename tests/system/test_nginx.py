@@ -156,7 +156,13 @@ def test_a_body_over_the_limit_is_refused(nginx: Nginx) -> None:
         (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 40_000), 414, "bad-request"),
         (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505, "bad-request"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "bad-request"),
+        # What a replica's parser would refuse too, but as plain text.
+        (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
+        (b"GET /docs?\x80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
+        (b"GET /docs?\x7f HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
+        (b"GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad-request"),
         (b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method-not-allowed"),
+        (b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method-not-allowed"),
     ],
 )
 def test_what_is_no_request_is_a_problem_too(nginx: Nginx, request_bytes: bytes, status: int, problem: str) -> None:
