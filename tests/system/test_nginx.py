@@ -201,6 +201,13 @@ def test_the_access_log_has_a_line_of_json_for_each_request(nginx: Nginx) -> Non
     assert "secret" not in json.dumps(found)
 
 
+def test_the_access_log_is_utf_8_whatever_was_sent(nginx: Nginx) -> None:
+    ask_raw(nginx, b"GET /a\xff HTTP/1.1\r\nHost: x\r\nUser-Agent: \xe4\r\nX-Request-Id: bytes\r\n\r\n")
+
+    found = access_log_line(nginx, "bytes")
+    assert (found["path"], found["user_agent"]) == ("", "")
+
+
 def test_more_requests_than_the_limit_are_told_when_to_come_back(folders: Callable[[], Path]) -> None:
     server = Nginx(folders(), ["127.0.0.1:1"], NGINX_RATE_LIMIT="1r/m", NGINX_RATE_BURST="2")
     server.start()  # which takes a request or more of the three
