@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,38 +107,87 @@ def test_replicas_are_tried_again_and_again_while_all_of_them_fail(nginx: Nginx)
     for request_id in ids:
         ask(nginx, "POST", "/predict", b"{}", X_Request_Id=request_id)
     for request_id in ids:
-        tried = access_log_line(nginx, request_id)["upstream"].split(", ")
+        tried = re.split(", | : ", access_log_line(nginx, request_id)["upstream"])
         assert len({upstream for upstream in tried if upstream.startswith("127.0.0.1:")}) == 2
+
+
+@contextmanager
+def before_a_socket(folder: Path, **env: str) -> Iterator[tuple[Nginx, socket.socket]]:
+    """nginx, and the socket that it takes for its replica."""
+    with socket.create_server(("127.0.0.1", 0)) as replica:
+        replica.settimeout(10)
+        server = Nginx(folder, [f"127.0.0.1:{replica.getsockname()[1]}"], **env)
+        server.start()
+        try:
+            yield server, replica
+        finally:
+            server.close()
+
+
+def values(header: str, name: str) -> list[str]:
+    """Of one field in the header of a request."""
+    return re.findall(rf"^{name}: (.*)\r$", header, re.MULTILINE)
 
 
 def test_a_request_that_is_sent_again_makes_the_same_row(folders: Callable[[], Path]) -> None:
     """One replica that hangs up twice, on it and on its twin among the backups: the third time is a new attempt."""
-    with socket.create_server(("127.0.0.1", 0)) as replica:
-        server = Nginx(folders(), [f"127.0.0.1:{replica.getsockname()[1]}"])
-        server.launch()
-        # Not by asking for a page, which would be passed on to the replica.
-        with eventually(lambda: socket.create_connection(("127.0.0.1", server.port))):
-            pass
-        replica.settimeout(10)
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-            client.sendall(b"POST /predict HTTP/1.1\r\nHost: shoal\r\nContent-Length: 2\r\n\r\n{}")
-            seen = []
-            for attempt in range(3):
-                connection, _ = replica.accept()
-                with connection:
-                    request = connection.recv(65536).decode()
-                    seen.append(re.findall(r"^(X-Shoal-(?:Time|Id): \S+)", request, re.MULTILINE))
-                    assert request.endswith("\r\n\r\n{}")
-                    time.sleep(0.02)  # the clock goes on, and the time of the request must not
-                    if attempt == 2:
-                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-            response = http.client.HTTPResponse(client)
-            response.begin()
-            assert response.status == 200
-        server.close()
+    with (
+        before_a_socket(folders()) as (server, replica),
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as client,
+    ):
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: shoal\r\nContent-Length: 2\r\n\r\n{}")
+        seen = []
+        for attempt in range(3):
+            connection, _ = replica.accept()
+            with connection:
+                request = connection.recv(65536).decode()
+                seen.append(re.findall(r"^(X-Shoal-(?:Time|Id): \S+)", request, re.MULTILINE))
+                assert request.endswith("\r\n\r\n{}")
+                time.sleep(0.02)  # the clock goes on, and the time of the request must not
+                if attempt == 2:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert response.status == 200
 
     assert len(seen[0]) == 2
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_the_time_of_a_request_is_that_of_its_header(folders: Callable[[], Path]) -> None:
+    with (
+        before_a_socket(folders()) as (server, replica),
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as client,
+    ):
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: shoal\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 100")  # nginx has the header, and waits for the body
+        before_the_body = time.time()
+        time.sleep(0.05)  # the clock goes on
+        client.sendall(b"{}")
+        with replica.accept()[0] as connection:
+            [taken] = values(connection.recv(65536).decode(), "X-Shoal-Time")
+
+    assert before_the_body - 10 < float(taken) <= before_the_body
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_replica_is_told_what_the_client_asked_for(folders: Callable[[], Path], scheme: str) -> None:
+    folder = folders()
+    trusting, tls = certified(folder)
+    with (
+        before_a_socket(folder, **tls) as (server, replica),
+        ExitStack() as stack,
+    ):
+        port = server.port if scheme == "http" else int(tls["NGINX_TLS_LISTEN"].split(":")[1])
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        if scheme == "https":
+            client = stack.enter_context(trusting.wrap_socket(client, server_hostname="localhost"))
+        client.sendall(b"GET /docs HTTP/1.1\r\nHost: shoal.example:8443\r\nX-Forwarded-Proto: gopher\r\n\r\n")
+        with replica.accept()[0] as connection:
+            header = connection.recv(65536).decode()
+
+    assert values(header, "Host") == ["shoal.example:8443"]
+    assert values(header, "X-Forwarded-Proto") == [scheme]
 
 
 def test_a_body_over_the_limit_is_refused(nginx: Nginx) -> None:
@@ -220,8 +270,8 @@ def test_more_requests_than_the_limit_are_told_when_to_come_back(folders: Callab
         server.close()
 
 
-def test_https_is_spoken_as_soon_as_there_is_a_certificate(folders: Callable[[], Path]) -> None:
-    folder = folders()
+def certified(folder: Path) -> tuple[ssl.SSLContext, dict[str, str]]:
+    """A client that trusts the certificate made in that folder, and what tells nginx to use it on a port of its own."""
     folder.mkdir(parents=True)
     certificate, key = folder / "tls.crt", folder / "tls.key"
     subprocess.run(
@@ -232,22 +282,11 @@ def test_https_is_spoken_as_soon_as_there_is_a_certificate(folders: Callable[[],
         capture_output=True,
     )
     [port] = free_ports()
-    server = Nginx(
-        folder,
-        ["127.0.0.1:1"],
-        NGINX_TLS_LISTEN=f"127.0.0.1:{port}",
-        NGINX_TLS_CERTIFICATE=str(certificate),
-        NGINX_TLS_KEY=str(key),
-    )
-    server.start()
-    try:
-        trusting = ssl.create_default_context(cafile=str(certificate))
-        connection = http.client.HTTPSConnection("localhost", port, context=trusting, timeout=10)
-        connection.request("GET", "/metrics")
-        assert connection.getresponse().status == 404
-        connection.close()
-    finally:
-        server.close()
+    return ssl.create_default_context(cafile=str(certificate)), {
+        "NGINX_TLS_LISTEN": f"127.0.0.1:{port}",
+        "NGINX_TLS_CERTIFICATE": str(certificate),
+        "NGINX_TLS_KEY": str(key),
+    }
 
 
 @pytest.mark.parametrize(
@@ -259,7 +298,6 @@ def test_https_is_spoken_as_soon_as_there_is_a_certificate(folders: Callable[[],
     ],
 )
 def test_the_configuration_is_one_that_nginx_accepts(tmp_path: Path, env: dict[str, str]) -> None:
-
     checked = subprocess.run(
         [ROOT / "nginx" / "start", "-t"],
         env={**os.environ, "VENV": sys.prefix, "VAR": str(tmp_path), **env},
