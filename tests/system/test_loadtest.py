@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,8 @@ import pytest
 import yaml
 
 from loadtest.verdict import OBJECTIVES
-from tests.servers import ROOT, Nginx, Stack, free_ports
-
-
-@pytest.fixture(scope="module")
-def stack(folders: Callable[[], Path]) -> Iterator[Stack]:
-    stack = Stack(folders())
-    try:
-        stack.start()
-        yield stack
-    finally:
-        stack.close()
+from tests.servers import ROOT, Nginx, free_ports
+from tests.stack import Stack
 
 
 @pytest.fixture

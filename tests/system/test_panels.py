@@ -10,17 +10,10 @@ import pytest
 from grafana.check_panels import EXPORTED, failures, main
 from tests.load import Load
 from tests.prometheus import Prometheus
-from tests.servers import Stack, eventually, free_ports
+from tests.servers import eventually, free_ports
+from tests.stack import Stack
 
 WITHOUT_CONTAINERS = list(EXPORTED)  # exporters come as containers only; tests/system/compose asks for their panels
-
-
-@pytest.fixture(scope="module")
-def stack(folders: Callable[[], Path]) -> Iterator[Stack]:
-    stack = Stack(folders())
-    stack.start()
-    yield stack
-    stack.close()
 
 
 @pytest.fixture(scope="module")

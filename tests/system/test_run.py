@@ -18,7 +18,8 @@ import pytest
 
 from api.local.__main__ import SETTLED_SECONDS
 from tests.load import Load
-from tests.servers import Launcher, eventually, status_of
+from tests.servers import eventually, status_of
+from tests.stack import Launcher
 
 
 @pytest.fixture(scope="module")

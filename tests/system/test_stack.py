@@ -6,8 +6,7 @@ import http.client
 import json
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -16,19 +15,10 @@ import psycopg
 import pytest
 
 from tests.load import Load, Report
-from tests.servers import Stack, eventually, status_of
+from tests.servers import Server, eventually, status_of
+from tests.stack import Stack
 
 ROW = {"features": [1.0, 2.0, 3.0]}
-
-
-@pytest.fixture(scope="module")
-def stack(folders: Callable[[], Path]) -> Iterator[Stack]:
-    stack = Stack(folders())
-    try:
-        stack.start()
-        yield stack
-    finally:
-        stack.close()
 
 
 def post(port: int, body: object = ROW, **headers: str) -> tuple[int, dict[str, Any], http.client.HTTPMessage]:
@@ -157,42 +147,19 @@ def test_idle_connections_do_not_hold_up_a_stop(stack: Stack) -> None:
     replica.start()
 
 
-def test_postgres_away_costs_no_request_and_no_row(stack: Stack) -> None:
+@pytest.mark.parametrize("store", ["postgres", "redis"])
+@pytest.mark.parametrize(
+    ("fail", "mend"), [(Server.stop, Server.start), (Server.pause, Server.resume)], ids=["away", "frozen"]
+)
+def test_a_store_that_fails_costs_no_request_and_no_row(
+    stack: Stack, store: str, fail: Callable[[Server], object], mend: Callable[[Server], None]
+) -> None:
+    server: Server = getattr(stack, store)
     with Load("127.0.0.1", stack.nginx.port) as load:
         answered(load, 100)
-        stack.postgres.stop()
+        fail(server)
         answered(load, 300)
-        stack.postgres.start()
-        answered(load, 100)
-    assert_nothing_was_lost(stack, load.report)
-
-
-def test_postgres_frozen_costs_no_request_and_no_row(stack: Stack) -> None:
-    with Load("127.0.0.1", stack.nginx.port) as load:
-        answered(load, 100)
-        stack.postgres.pause()
-        answered(load, 200)
-        stack.postgres.resume()
-        answered(load, 100)
-    assert_nothing_was_lost(stack, load.report)
-
-
-def test_redis_away_costs_no_request(stack: Stack) -> None:
-    with Load("127.0.0.1", stack.nginx.port) as load:
-        answered(load, 100)
-        stack.redis.stop()
-        answered(load, 200)
-        stack.redis.start()
-        answered(load, 100)
-    assert_nothing_was_lost(stack, load.report)
-
-
-def test_redis_frozen_costs_no_request(stack: Stack) -> None:
-    with Load("127.0.0.1", stack.nginx.port) as load:
-        answered(load, 100)
-        stack.redis.pause()
-        answered(load, 200)
-        stack.redis.resume()
+        mend(server)
         answered(load, 100)
     assert_nothing_was_lost(stack, load.report)
 
