@@ -33,13 +33,15 @@ PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.LogUnavailable: Problem(503, "log-unavailable", "The answer could not be made durable"),
     errors.DeadlineExceeded: Problem(504, "deadline-exceeded", "No answer in time"),
 }
+# What cannot be parsed never becomes a request, and has no route.
+MALFORMED = Problem(400, "malformed-request", "Not an HTTP request that this server understands")
 NOT_FOUND = Problem(404, "not-found", "No such path")
 METHOD_NOT_ALLOWED = Problem(405, "method-not-allowed", "The path does not take this method")
 INVALID_PARAMETERS = PROBLEMS[errors.InvalidParameters]
 STOPPING = Problem(503, "stopping", "The replica stopped before the answer was there")
 INTERNAL = Problem(500, "internal-error", "Something broke that is not your fault")
 
-ALL = (*PROBLEMS.values(), NOT_FOUND, METHOD_NOT_ALLOWED, STOPPING, INTERNAL)
+ALL = (*PROBLEMS.values(), MALFORMED, NOT_FOUND, METHOD_NOT_ALLOWED, STOPPING, INTERNAL)
 
 
 def of(error: errors.ServingError) -> Problem:

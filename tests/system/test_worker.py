@@ -1,9 +1,12 @@
-"""What the gunicorn worker of a replica does without its master."""
+"""What the gunicorn worker of a replica does with what is no request, and without its master."""
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +55,24 @@ def gunicorn(folders: Callable[[], Path]) -> Iterator[Callable[[], Gunicorn]]:
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [b"GET / HTTP/1.1\r\nX: a\x01b\r\n\r\n", b"BREW / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n"],
+)
+def test_what_is_no_request_gets_a_problem(gunicorn: Callable[[], Gunicorn], request_line: bytes) -> None:
+    server = gunicorn()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(request_line)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        problem = json.loads(response.read())
+
+    assert response.status == 400
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == "urn:shoal:problem:malformed-request"
+    assert server.ask()  # and it goes on
 
 
 def test_a_worker_without_its_master_ends(gunicorn: Callable[[], Gunicorn]) -> None:
