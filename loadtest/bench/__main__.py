@@ -58,19 +58,24 @@ def run(options: argparse.Namespace) -> int:
     # Not in /tmp: that may be memory, where an fsync costs nothing.
     (ROOT / "var").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / "var"))
+    results = Results()
     try:
         described = machine.describe(folder)
         say(machine.in_words(described))
-        results = Results()
         effort = measure.Effort(options.rounds, options.seconds)
         chosen: list[Experiment] = options.experiments
+        say(f"{', '.join(each.name for each in chosen)}: about {sum(map(effort.minutes, chosen)):.0f} minutes")
         for each in chosen:
             state = folder / each.name
             state.mkdir()
             results.cells += measure.run(each, effort, state, say)
             shutil.rmtree(state)
+    except KeyboardInterrupt:
+        say("interrupted; what is written is of the experiments that were complete")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if not results.cells:
+        raise CannotMeasure("nothing was measured")
     return _write(results, described, options)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.bench.experiments import LIMIT
+from loadtest.bench.experiments import LIMIT, ROWS_CONNECTIONS
 from loadtest.bench.results import (
     Measure,
     Results,
@@ -128,8 +128,8 @@ BARS = (
         )
         for rows, connections, asked in (
             (0, CONNECTIONS, "single rows"),
-            (64, 16, "64 rows a request"),
-            (512, 16, "512 rows a request"),
+            (64, ROWS_CONNECTIONS, "64 rows a request"),
+            (512, ROWS_CONNECTIONS, "512 rows a request"),
         )
     ),
     *(
@@ -146,7 +146,7 @@ BARS = (
             ),
             at_least=2,
         )
-        for rows, connections, asked in ((0, CONNECTIONS, "single rows"), (64, 16, "64 rows a request"))
+        for rows, connections, asked in ((0, CONNECTIONS, "single rows"), (64, ROWS_CONNECTIONS, "64 rows a request"))
     ),
     Bar("hit, with the log against without", _against("unlogged", requests_per_second, "hit", experiment="log"), 0.8),
     Bar("miss, with the log against without", _against("unlogged", requests_per_second, "miss", experiment="log"), 0.8),

@@ -28,6 +28,11 @@ class Effort:
     rounds: int
     seconds: int
 
+    def minutes(self, experiment: Experiment) -> float:
+        """About how long it takes, with the waits in between."""
+        subjects = len(experiment.subjects) + 3 * experiment.with_limit  # the limit tries its batch sizes each time
+        return len(experiment.cases) * subjects * self.rounds * (self.seconds + 0.7) / 60 + 0.2
+
 
 def run(experiment: Experiment, effort: Effort, folder: Path, say: Callable[[str], None]) -> list[Cell]:
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.bench import limit
 from tests.servers import ROOT
 
 
@@ -63,6 +64,33 @@ def test_it_measures_every_subject_and_writes_what_it_saw(tmp_path: Path) -> Non
     page = report.with_suffix(".html").read_text()
     assert page.count("<svg") == 3
     assert machine["cpu"] in page
+
+
+def test_shoal_with_a_part_taken_away_still_answers_what_it_is_asked(tmp_path: Path) -> None:
+    ended = bench(tmp_path, "--only", "log,redis", "--rounds", "1", "--seconds", "1")
+
+    assert ended.returncode in (0, 1), ended.stdout
+    [report] = tmp_path.glob("*.json")
+    rounds = {
+        (cell["experiment"], cell["subject"], cell["workload"]): cell["rounds"][0]
+        for cell in json.loads(report.read_text())["cells"]
+    }
+    assert all(each["valid"] for each in rounds.values())
+    # What waits for the log is more than nothing with it, and next to nothing without.
+    waits = {
+        subject: rounds["log", subject, "hit"]["stages"]["log"] / rounds["log", subject, "hit"]["requests"]
+        for subject in ("shoal", "unlogged")
+    }
+    assert waits["unlogged"] < waits["shoal"] / 5
+    assert set(rounds["redis", "without-redis", "miss"]["cpu_seconds"]) == {"postgres", "app", "nginx"}
+    assert set(rounds["redis", "shoal", "miss"]["cpu_seconds"]) == {"postgres", "redis", "app", "nginx"}
+
+
+def test_the_model_by_itself_answers_rows_on_all_cores() -> None:
+    load = limit.measure("penguins", 1)
+
+    assert load.requests > 10_000
+    assert 0.9 < load.seconds < 5
 
 
 @pytest.mark.parametrize(
