@@ -1,7 +1,7 @@
 # The commands anyone needs. `make run` and `make test` need nothing but Python 3.11 or newer; what they install stays in
 # .venv, what they write in var.
 .DEFAULT_GOAL := help
-.PHONY: help openapi install run dev up roll down ps logs load bench test test-compose check format clean
+.PHONY: help openapi install run dev up roll down ps logs load bench test test-bench test-compose check format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -48,6 +48,9 @@ install: $(VENV)/.dev ## Create .venv with all that is pinned (TORCH_INDEX= for 
 
 test: $(VENV)/.dev ## Run all tests, against real servers they start (ARGS="tests/unit -x")
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-bench: $(VENV)/.dev ## Run the benchmark for a second a round, to see that it measures what it says (needs wrk)
+	$(VENV)/bin/python -m pytest tests/system/bench
 
 test-compose: $(VENV)/.dev ## Run the containers through their bad days, in a project of their own (minutes; needs Docker)
 	$(VENV)/bin/python -m pytest tests/system/compose

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.by_path import is_left_out
 from tests.system.compose.stack import Stack, make_secrets
-
-HERE = Path(__file__).parent
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    asked_for = [(config.invocation_params.dir / argument.split("::")[0]).resolve() for argument in config.args]
-    return None if any(path == HERE or HERE in path.parents for path in asked_for) else True
+    return is_left_out(Path(__file__).parent, config)
 
 
 @pytest.fixture(scope="module")
