@@ -40,7 +40,7 @@ def build_app(settings: Settings, repository: Repository, programs: lifespan.Pro
     """The app over models that are loaded already."""
 
     def open_replica(app: FastAPI) -> AbstractAsyncContextManager[lifespan.State]:
-        return lifespan.open_replica(settings, repository, programs, app)
+        return lifespan.open_replica(settings, repository, programs)
 
     # FastAPIOffline serves /docs and /redoc from files of its own, where FastAPI would send the browser to a CDN.
     app = FastAPIOffline(

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypedDict
 
 import msgspec
-from fastapi import FastAPI
 
 from api import __version__, metrics
 from api.answers import Classification, Regression
@@ -40,9 +39,7 @@ class State(TypedDict):
 
 
 @asynccontextmanager
-async def open_replica(
-    settings: Settings, repository: Repository, programs: Programs, app: FastAPI
-) -> AsyncIterator[State]:
+async def open_replica(settings: Settings, repository: Repository, programs: Programs) -> AsyncIterator[State]:
     """The state of one worker. Needs neither Postgres nor Redis to be there: it starts degraded and recovers."""
     metrics.BUILD_INFO.labels(__version__).set(1)
     threads = runtime.use_threads(settings.threads, settings.workers)

@@ -42,7 +42,7 @@ def shipped_models() -> tuple[Repository, Programs]:
 async def served(settings: Settings, repository: Repository, programs: Programs) -> AsyncIterator[httpx.AsyncClient]:
     """A client that speaks to the app as nginx would, past the network."""
     app = build_app(settings, repository, programs)
-    async with lifespan.open_replica(settings, repository, programs, app) as state:
+    async with lifespan.open_replica(settings, repository, programs) as state:
 
         async def app_with_state(scope: Scope, receive: Receive, send: Send) -> None:
             scope["state"] = dict(state)
