@@ -14,10 +14,11 @@ import msgspec
 from api import __version__, metrics
 from api.answers import Classification, Regression
 from api.batching import Batcher
-from api.cache import shared
+from api.cache.address import Address
 from api.cache.breaker import Breaker
 from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
+from api.cache.shared import SharedCache
 from api.errors import ModelFailed
 from api.flights import Served
 from api.models import runtime
@@ -90,15 +91,10 @@ def _prediction_log(settings: Settings) -> PredictionLog:
     )
 
 
-def _shared_cache(settings: Settings) -> shared.SharedCache:
+def _shared_cache(settings: Settings) -> SharedCache:
     password = settings.redis_password
-    redis = shared.connect(
-        settings.redis_url,
-        password=password.get_secret_value() if password else None,
-        budget_seconds=settings.redis_budget_seconds,
-    )
-    return shared.SharedCache(
-        redis,
+    return SharedCache(
+        Address.parse(settings.redis_url, password=password.get_secret_value() if password else None),
         ttl_seconds=settings.cache_ttl_seconds,
         budget_seconds=settings.redis_budget_seconds,
         breaker=Breaker(max_failures=settings.redis_breaker_failures, open_seconds=settings.redis_breaker_seconds),

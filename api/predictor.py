@@ -169,7 +169,11 @@ class Predictor:
 
     async def _look_up(self, flights: list[Flight]) -> list[list[Flight]]:
         """Lets those arrive whose answer Redis has. The others, by model version."""
-        values = await self._shared.get_many([flight.key for flight in flights])
+        found: asyncio.Future[list[bytes | None] | None] = asyncio.get_running_loop().create_future()
+        self._shared.get_many(
+            [flight.key for flight in flights], lambda values: None if found.done() else found.set_result(values)
+        )
+        values = await found
         now = time.monotonic()
         misses: dict[int, list[Flight]] = defaultdict(list)
         for flight, value in zip(flights, values or [None] * len(flights), strict=True):
@@ -193,7 +197,7 @@ class Predictor:
             self._local.put(flight.key, flight.answer)
             metrics.CACHE_LOCAL_ROWS.set(len(self._local))
         if computed is not None:
-            self._shared.put_many({flight.key: seal(flight.key, computed)})
+            self._shared.put_many([(flight.key, seal(flight.key, computed))])
 
     # --- logging ------------------------------------------------------------------------------------------------------
     async def _make_durable(

@@ -18,10 +18,11 @@ import pytest
 from api import metrics
 from api.answers import Regression
 from api.batching import Batcher
+from api.cache.address import Address
 from api.cache.breaker import Breaker
 from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
-from api.cache.shared import SharedCache, connect
+from api.cache.shared import SharedCache
 from api.errors import DeadlineExceeded, ModelFailed, Overloaded
 from api.flights import Served
 from api.prediction_log import PredictionLog
@@ -94,7 +95,7 @@ async def worker(postgres: Database, redis: Redis, spool: Path) -> AsyncIterator
             )
         )
         shared = SharedCache(
-            connect(redis.url, password=None, budget_seconds=1),
+            Address.parse(redis.url),
             ttl_seconds=60,
             budget_seconds=1,
             breaker=Breaker(max_failures=3, open_seconds=1),
@@ -146,16 +147,16 @@ async def waiting(worker: Worker, callers: int) -> None:
     await eventually(lambda: sum(flight.waiters for flight in worker.predictor._flights.values()) == callers)
 
 
-async def test_the_second_time_it_comes_from_memory_and_elsewhere_from_redis(open_worker: Callable[[], Any]) -> None:
+async def test_the_second_time_it_comes_from_memory_and_elsewhere_from_redis(
+    open_worker: Callable[[], Any], redis: Redis
+) -> None:
     async with open_worker() as one, open_worker() as other:
         assert await one.ask([1, 2]) == [(3, "miss")]
         assert await one.ask([1, 2]) == [(3, "local")]
 
-        async def found_in_redis() -> bool:
-            key = other.served.keys.key(row_of([1, 2]).canonical)
-            return bool(await other.predictor._shared.get_many([key]) != [None])
-
-        await eventually(found_in_redis)
+        key = other.served.keys.key(row_of([1, 2]).canonical)
+        with redis.client() as client:
+            await eventually(lambda: client.get(key))
         assert await other.ask([1, 2]) == [(3, "redis")]
         assert await other.ask([1, 2]) == [(3, "local")]
         assert other.model.rows_run == []
@@ -298,9 +299,10 @@ async def test_an_answer_is_in_postgres_when_it_is_given_and_a_retry_adds_no_row
         assert [row["input_data"] for row in rows].count([5, 6]) == 1
 
 
-async def test_a_damaged_value_in_redis_is_computed_anew(open_worker: Callable[[], Any]) -> None:
+async def test_a_damaged_value_in_redis_is_computed_anew(open_worker: Callable[[], Any], redis: Redis) -> None:
     async with open_worker() as one:
         key = one.served.keys.key(row_of([1, 2]).canonical)
-        await one.predictor._shared._redis.set(key, b"\x01garbage!")
+        with redis.client() as client:
+            client.set(key, b"\x01garbage!")
 
         assert await one.ask([1, 2]) == [(3, "miss")]

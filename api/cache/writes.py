@@ -1,0 +1,68 @@
+"""Answers on their way into Redis. Nobody waits for them: losing one costs a later miss."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from api import metrics
+from api.cache.breaker import Breaker
+from api.cache.commands import set_many
+from api.cache.connection import Link
+
+logger = logging.getLogger(__name__)
+
+_MAX_UNWRITTEN_BYTES = 2 * 1024 * 1024  # about 10,000 answers; beyond, Redis is slower than the models
+_LOG_SECONDS = 60  # a Redis that is full refuses every answer, and need not say so every time
+
+
+class Writes:
+    """Writes what was put in one turn of the event loop together, on a connection of its own: lookups do not queue
+    behind a burst of answers, and a Redis that reads no more holds up nobody."""
+
+    def __init__(self, link: Link, *, ttl_seconds: int, breaker: Breaker) -> None:
+        self._link = link
+        self._ttl_seconds = ttl_seconds
+        self._breaker = breaker
+        self._values: list[tuple[bytes, bytes]] = []
+        self._lost = 0
+        self._log_again_at = 0.0
+
+    def put_many(self, values: Sequence[tuple[bytes, bytes]]) -> None:
+        """Keys and values; those that do not fit into the backlog are dropped and counted."""
+        if not self._values:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._values.extend(values)
+
+    def flush(self) -> None:
+        values, self._values = self._values, []
+        if not values:
+            return
+        if self._link.unwritten_bytes > _MAX_UNWRITTEN_BYTES:
+            self.lose(len(values), "it takes them too slowly")
+        elif self._link.is_open or self._breaker.allows():
+            self._link.send(set_many(values, self._ttl_seconds), len(values), self._written)
+        else:
+            self.lose(len(values), "it cannot be reached")
+
+    def lose(self, answers: int, why: object) -> None:
+        """Counts answers that Redis does not get, and says so now and then."""
+        metrics.CACHE_WRITE_FAILURES.inc(answers)
+        self._lost += answers
+        now = time.monotonic()
+        if now >= self._log_again_at:
+            self._log_again_at = now + _LOG_SECONDS
+            logger.warning("%d answers were not written to redis: %s", self._lost, why)
+            self._lost = 0
+
+    def _written(self, replies: list[Any]) -> None:
+        if replies.count(b"OK") == len(replies):
+            self._breaker.succeeded()
+            return
+        errors = [reply for reply in replies if isinstance(reply, Exception)]
+        if isinstance(errors[-1], OSError):
+            self._breaker.failed()  # the connection is lost
+        self.lose(len(errors), errors[-1])
