@@ -1,9 +1,10 @@
-"""The models of a repository from the command line: `python -m api export | check | digest`."""
+"""From the command line: `python -m api export | check | digest` for models, `flush` for their cached answers."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import http.client
 import importlib
 import json
 import sys
@@ -33,6 +34,7 @@ examples:
       --task classification --classes setosa,versicolor,virginica --softmax
   python -m api export iris:retrained --name iris --default     # the next version, the same manifest
   python -m api check
+  python -m api flush iris
 """
 
 
@@ -78,6 +80,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     digest.add_argument("files", nargs="+", type=Path, metavar="FILE")
     digest.set_defaults(run=_digest)
+    flush = commands.add_parser(
+        "flush",
+        help="leave the cached answers of a model behind",
+        description="Asks a replica to flush the cached answers of a model, in Redis and in every worker of every"
+        " replica. Exit status 1 if it could not, or if a worker hangs.",
+    )
+    flush.add_argument("model")
+    flush.add_argument("--version", help="of this version only; default: of all")
+    flush.add_argument("--replica", default="127.0.0.1:8000", metavar="HOST:PORT", help="default: %(default)s")
+    flush.set_defaults(run=_flush)
     return parser
 
 
@@ -279,6 +291,25 @@ def _digest(options: argparse.Namespace) -> int:
     for file in options.files:
         print(f"{sha256_of(file)}  {file}")
     return 0
+
+
+def _flush(options: argparse.Namespace) -> int:
+    body = json.dumps({"model": options.model, "version": options.version})
+    connection = http.client.HTTPConnection(options.replica, timeout=20)
+    try:
+        connection.request("POST", "/admin/cache/flush", body, {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        answer = json.load(reply)
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(f"{options.replica} cannot be asked: {error}") from error
+    finally:
+        connection.close()
+    if reply.status >= 400:
+        print(f"not flushed: {answer['detail']}")
+        return 1
+    what = f"{options.model}/{options.version}" if options.version else f"all versions of {options.model}"
+    print(f"flushed {what}: {answer['workers']} workers left its answers behind, {answer['pending']} hang")
+    return int(answer["pending"] > 0)
 
 
 if __name__ == "__main__":

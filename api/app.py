@@ -12,7 +12,7 @@ from api import __version__, handlers, lifespan
 from api.middleware import Envelope
 from api.models.repository import Repository
 from api.models.runtime import InvalidArtefact, Program
-from api.routes import health, metrics, models, predict, predictions
+from api.routes import admin, health, metrics, models, predict, predictions
 from api.routes.hot import HotRoutes
 from api.settings import Settings
 
@@ -49,7 +49,7 @@ def build_app(settings: Settings, repository: Repository, programs: lifespan.Pro
     app.add_middleware(Envelope, hot=HotRoutes(predict.ROUTES))
     handlers.install(app)
     app.router.routes.extend(predict.ROUTES)
-    for router in (models.router, predictions.router, health.router, metrics.router):
+    for router in (models.router, predictions.router, admin.router, health.router, metrics.router):
         app.include_router(router)
     return app
 

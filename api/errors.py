@@ -76,6 +76,12 @@ class LogUnavailable(ServingError):
     retry_after_seconds = 2
 
 
+class FlushUnavailable(ServingError):
+    """Postgres is away, and the cache cannot be flushed without it. Sending the same request again is safe."""
+
+    retry_after_seconds = 2
+
+
 class QueryUnavailable(ServingError):
     """Postgres is away: predictions are still answered and logged, but cannot be queried."""
 

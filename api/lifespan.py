@@ -12,10 +12,11 @@ from typing import TypedDict
 import msgspec
 
 from api import __version__, metrics
-from api.answers import Classification, Regression
+from api.answers import Answer, Classification, Regression
 from api.batching import Batcher
 from api.cache.address import Address
 from api.cache.breaker import Breaker
+from api.cache.epochs import Epochs
 from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
 from api.cache.shared import SharedCache
@@ -51,7 +52,8 @@ async def open_replica(settings: Settings, repository: Repository, programs: Pro
         cache = _shared_cache(settings)
         stack.push_async_callback(cache.close)
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="model"))
-        predictor = Predictor(local=LocalCache(settings.cache_local_rows), shared=cache, log=log)
+        local: LocalCache[Answer] = LocalCache(settings.cache_local_rows)
+        predictor = Predictor(local=local, shared=cache, log=log)
         stack.push_async_callback(predictor.close)
         served: dict[tuple[str, str], Served] = {}
         for key, version in list(repository.versions.items()):
@@ -62,11 +64,14 @@ async def open_replica(settings: Settings, repository: Repository, programs: Pro
                 repository.refuse(version, str(error))
                 logger.error("refused %s/%s: %s", version.name, version.version, error)
         metrics.MODELS_REFUSED.set(len(repository.refusals))
+        # After the log, which brings the schema up to date; before anything is served.
+        epochs = await stack.enter_async_context(_epochs(settings, served, local))
         replica = Replica(
             repository=repository,
             served=served,
             predictor=predictor,
             shared=cache,
+            epochs=epochs,
             log=log,
             default_model=settings.default_model,
             max_body_bytes=settings.max_body_bytes,
@@ -88,6 +93,16 @@ def _prediction_log(settings: Settings) -> PredictionLog:
         max_group_rows=settings.log_max_group_rows,
         commit_timeout_seconds=settings.log_commit_timeout_seconds,
         retention_days=settings.log_retention_days,
+    )
+
+
+def _epochs(settings: Settings, served: Mapping[tuple[str, str], Served], local: LocalCache[Answer]) -> Epochs:
+    password = settings.postgres_password
+    return Epochs(
+        dsn=settings.postgres_dsn,
+        password=password.get_secret_value() if password else None,
+        keys={key: each.keys for key, each in served.items()},
+        local=local,
     )
 
 

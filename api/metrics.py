@@ -97,6 +97,7 @@ CACHE_LOOKUPS = Counter(
 )
 CACHE_LOCAL_ROWS = Gauge("shoal_cache_local_rows", "Answers in the workers' own memory.", multiprocess_mode="livesum")
 CACHE_WRITE_FAILURES = Counter("shoal_cache_write_failures", "Answers that Redis did not take.")
+CACHE_FLUSHES = Counter("shoal_cache_flushes", "Flushes that were asked for and done.", ("model",))
 CACHE_BREAKER_OPEN = Gauge(
     "shoal_cache_breaker_open", "1 while Redis is left alone after failures.", multiprocess_mode="livemax"
 )

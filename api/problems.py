@@ -30,6 +30,7 @@ PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.Overloaded: Problem(429, "overloaded", "Too many rows are waiting"),
     errors.ModelFailed: Problem(500, "model-failed", "The model failed"),
     errors.QueryUnavailable: Problem(503, "query-unavailable", "The log cannot be read at the moment"),
+    errors.FlushUnavailable: Problem(503, "flush-unavailable", "The cache cannot be flushed at the moment"),
     errors.LogUnavailable: Problem(503, "log-unavailable", "The answer could not be made durable"),
     errors.DeadlineExceeded: Problem(504, "deadline-exceeded", "No answer in time"),
 }

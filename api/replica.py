@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from api.cache.epochs import Epochs
 from api.cache.shared import SharedCache
 from api.flights import Served
 from api.models.repository import Repository
@@ -18,6 +19,7 @@ class Replica:
     served: Mapping[tuple[str, str], Served]
     predictor: Predictor
     shared: SharedCache
+    epochs: Epochs
     log: PredictionLog
     default_model: str
     max_body_bytes: int

@@ -191,6 +191,26 @@ class PredictionPage(BaseModel):
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
+class FlushRequest(Strict):
+    model: Annotated[str, Field(examples=["penguins"])]
+    """The model whose cached answers are left behind."""
+    version: Annotated[str | None, Field(examples=["2"])] = None
+    """Only this version's; null for all."""
+
+
+class FlushResponse(Strict):
+    model: str
+    """The model that was flushed."""
+    version: str | None
+    """Its version; null for all."""
+    epoch: Annotated[int, Field(examples=[1767225600000000])]
+    """When, in microseconds since 1970: part of the cache keys from now on."""
+    workers: int
+    """Workers, of all replicas, that have left the old answers behind."""
+    pending: int
+    """Workers that hang, and will do so when they go on."""
+
+
 class Health(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 

@@ -91,8 +91,9 @@ class Settings(BaseSettings):
     """Password of Postgres; None where it asks for none."""
 
     postgres_pool_size: int = Field(4, ge=2, le=64)
-    """Connections of one worker: one commits the log, the others answer queries. Times workers times replicas, this
-    must stay below Postgres' max_connections (200 in db/postgresql.conf)."""
+    """Connections of one worker: one commits the log, the others answer queries. One more follows the flushes of the
+    cache. This plus one, times workers times replicas, must stay below Postgres' max_connections (200 in
+    db/postgresql.conf)."""
 
     log_commit_timeout_seconds: float = Field(3, gt=0, le=60)
     """How long a group commit may take before its rows go to the spool instead. Below the deadline."""

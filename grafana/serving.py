@@ -240,6 +240,12 @@ CACHE = (
         Query(rate("shoal_cache_write_failures_total"), "{{instance}}"),
     ),
     lines(
+        "Flushes",
+        "none",
+        "Of a model's cached answers in the last 5 minutes. The hit ratio falls after one, and comes back by itself.",
+        Query("sum by (model) (increase(shoal_cache_flushes_total[5m]))", "{{model}}"),
+    ),
+    lines(
         "Redis memory",
         "bytes",
         "Used, and the limit at which Redis drops what is least used.",

@@ -117,7 +117,7 @@ async def test_the_table_reads_well_and_says_what_its_columns_are(migrated: Asyn
         " WHERE attrelid = 'predictions'::regclass AND attnum > 0 ORDER BY attnum",
     )
     assert columns == list(COLUMNS)
-    for table in ("predictions", "schema_migrations"):
+    for table in ("predictions", "schema_migrations", "cache_epochs"):
         without = await all_of(
             migrated,
             f"SELECT attname::text FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum > 0"
