@@ -45,3 +45,17 @@ def set_many(values: Sequence[tuple[bytes, bytes]], ttl_seconds: int) -> bytes:
             )
         commands.append(command % pair)
     return b"".join(commands)
+
+
+def claim(key: bytes, lease_seconds: float) -> bytes:
+    """One reply: OK when it was free and is ours now, else nil. It runs out with the lease."""
+    return pack("SET", claim_of(key), b"1", "NX", "PX", max(1, round(lease_seconds * 1000)))
+
+
+def release_many(keys: Sequence[bytes]) -> bytes:
+    """One command, one reply: the number of claims there were."""
+    return pack("DEL", *map(claim_of, keys))
+
+
+def claim_of(key: bytes) -> bytes:
+    return key + b":claim"

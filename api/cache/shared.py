@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from api import metrics
 from api.cache.address import Address
 from api.cache.breaker import Breaker
+from api.cache.claims import Claims, OnValue
 from api.cache.commands import PING, mget
 from api.cache.connection import Link
 from api.cache.lookups import Lookups
@@ -31,6 +32,7 @@ class SharedCache:
         self._reading = Link(address, silent_seconds=_SILENT_SECONDS)
         self._writing = Link(address, silent_seconds=_SILENT_SECONDS)
         self._lookups = Lookups(self._reading, budget_seconds=budget_seconds, breaker=breaker)
+        self._claims = Claims(self._lookups, self._release)
         self._writes = Writes(
             self._writing, ttl_seconds=ttl_seconds, breaker=Breaker(max_failures=1, open_seconds=_SILENT_SECONDS)
         )
@@ -52,11 +54,36 @@ class SharedCache:
         )
 
     def put_many(self, values: Sequence[tuple[bytes, bytes]]) -> None:
-        """Keys and their values. What is put in one turn of the event loop leaves in one write."""
+        """Keys and their values. What is put in one turn of the event loop leaves in one write. The claim of a key
+        goes with it."""
+        claimed = self._claims.give_up(key for key, _ in values)
         if self.is_up:
-            self._writes.put_many(values)
+            self._writes.put_many(values, claimed)
         else:
             metrics.CACHE_WRITE_FAILURES.inc(len(values))
+
+    def claim_many(self, keys: Sequence[bytes], *, lease_seconds: float, on_value: OnValue) -> None:
+        """Single flight over all replicas, for rows that get_many did not find: one worker is told to compute a row,
+        the others get its answer.
+
+        Args:
+            keys: at least one.
+            lease_seconds: after which a claim is free again, should its holder die: several times as long as the row
+                takes.
+            on_value: called once for each key. With its value: another worker has put it. With None: compute it,
+                because the claim is ours now, until put_many or release of this key; or because Redis failed, or
+                the others took longer than two leases.
+        """
+        self._claims.claim_many(keys, lease_seconds=lease_seconds, on_value=on_value)
+
+    def release(self, keys: Sequence[bytes]) -> None:
+        """Gives back the claims of rows that will not be put: one of those who wait takes over."""
+        if claimed := self._claims.give_up(keys):
+            self._release(claimed)
+
+    def _release(self, claimed: Sequence[bytes]) -> None:
+        if self.is_up:
+            self._writes.put_many((), claimed)
 
     async def ping(self) -> bool:
         """Whether Redis answers within the budget. For health checks; moves the breaker like a lookup."""

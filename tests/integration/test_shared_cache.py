@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
+import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import Counter
 
 from api import metrics
-from api.cache.address import Address
-from api.cache.breaker import Breaker
 from api.cache.shared import SharedCache
+from tests import shared_cache
 from tests.servers import Redis
 from tests.servers import eventually_async as eventually
+from tests.shared_cache import opened
 
 KEYS = [b"shoal:test:1:a", b"shoal:test:1:b", b"shoal:test:1:c"]
 SILENT_SECONDS = 1
@@ -30,31 +33,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": request.param}
 
 
-@asynccontextmanager
-async def opened(
-    url: str, *, password: str | None = None, budget_seconds: float = 0.5, max_failures: int = 2
-) -> AsyncIterator[SharedCache]:
-    cache = SharedCache(
-        Address.parse(url, password=password),
-        ttl_seconds=60,
-        budget_seconds=budget_seconds,
-        breaker=Breaker(max_failures=max_failures, open_seconds=0.2),
-    )
-    try:
-        yield cache
-    finally:
-        await cache.close()
-
-
 async def look_up(cache: SharedCache, keys: Sequence[bytes] = KEYS) -> list[bytes | None] | None:
-    values: asyncio.Future[list[bytes | None] | None] = asyncio.get_running_loop().create_future()
-    cache.get_many(keys, values.set_result)  # raises when it is told twice
-    async with asyncio.timeout(5):
-        return await values
+    return await shared_cache.look_up(cache, keys)
 
 
 @contextmanager
-def paused(server: Redis) -> Any:
+def paused(server: Redis) -> Iterator[None]:
     server.pause()
     try:
         yield
@@ -342,3 +326,50 @@ async def test_it_uses_the_database_of_its_url(redis: Redis) -> None:
         assert client.get(KEYS[0]) is None
         client.select(3)
         assert client.get(KEYS[0]) == b"x"
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for localhost, and its key."""
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    subprocess.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost "
+        f"-addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+async def test_it_speaks_tls(redis: Redis, certified: tuple[Path, Path]) -> None:
+    with redis.client() as client:
+        client.set(KEYS[0], b"x")
+    certificate, key = certified
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        redis_reader, redis_writer = await asyncio.open_unix_connection(redis.url.removeprefix("unix://"))
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError):
+                while data := await source.read(65536):
+                    sink.write(data)
+            sink.close()
+
+        await asyncio.gather(pump(reader, redis_writer), pump(redis_reader, writer))
+
+    async with await asyncio.start_server(pass_on, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with opened(f"rediss://localhost:{port}?ssl_ca_certs={certificate}") as cache:
+            assert await look_up(cache) == [b"x", None, None]
+            cache.put_many([(KEYS[1], b"y" * 100_000)])
+
+            async def found() -> bool:
+                return await look_up(cache) == [b"x", b"y" * 100_000, None]
+
+            await eventually(found)
+
+        async with opened(f"rediss://localhost:{port}") as cache:  # whose certificate nobody vouches for
+            assert await look_up(cache) is None
