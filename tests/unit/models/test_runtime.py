@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from api.errors import ModelFailed
 from api.models.export import export
 from api.models.repository import Repository
 from api.models.runtime import InvalidArtefact, Program, use_threads
+from api.models.staging import Outputs, Staging
 from api.settings import HERE
 from tests.unit.models.conftest import Add
 
@@ -65,6 +67,19 @@ class Centring(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         rows -= 1
         return rows * 2
+
+
+class Table(nn.Module):
+    """Looks its numbers up. Not all of them are there."""
+
+    table: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.tensor([0.0, 2, 4]))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.table[rows.long()]
 
 
 class Wide(nn.Module):
@@ -176,12 +191,20 @@ def test_probabilities_sum_to_1(add: Add, value: tuple[float, ...]) -> None:
         program.run(ROW.copy())
 
 
-def test_whatever_an_operator_raises_is_a_failure_of_the_model(add: Add, double: bytes) -> None:
-    program = Program.load(add(double))
+def test_whatever_an_operator_raises_is_a_failure_of_the_model(add: Add) -> None:
+    program = Program.load(add(exported(Table())))
+    assert program.run(ROW.copy()).tolist() == [[2, 4]]
 
     with pytest.raises(ModelFailed, match="double/1 failed") as caught:
-        program.run(np.zeros((1, 2), dtype="U1"))
-    assert caught.value.__cause__ is not None
+        program.run(np.array([[1, 9]], dtype=np.float32))
+    assert isinstance(caught.value.__cause__, IndexError)
+    assert program.run(ROW.copy()).tolist() == [[2, 4]]
+
+
+@pytest.mark.parametrize("rows", [np.zeros((1, 2)), np.zeros((1, 3), np.float32), np.zeros((1, 2, 1), np.float32)])
+def test_what_are_no_rows_of_the_model_is_not_run(add: Add, double: bytes, rows: Any) -> None:
+    with pytest.raises(ModelFailed, match="double/1 was given"):
+        Program.load(add(double)).run(rows)
 
 
 def test_a_gpu_that_is_not_there_fails_clearly(add: Add, double: bytes) -> None:
@@ -193,6 +216,89 @@ def test_a_gpu_that_is_not_there_fails_clearly(add: Add, double: bytes) -> None:
     else:
         with pytest.raises(ModelFailed, match="double/1 cannot run on cuda"):
             program.warm_up(max_rows=2)
+
+
+class Disturbed(Program):
+    """On a machine that has other things to do: three of four runs are held up."""
+
+    runs = 0
+
+    def run_staged(self, staged: Staging) -> Outputs:
+        self.runs += 1
+        if self.runs % 4:
+            time.sleep(0.002)
+        return super().run_staged(staged)
+
+
+def test_load_on_the_machine_does_not_make_a_cheap_model_seem_dear(add: Add, double: bytes) -> None:
+    program = Disturbed.load(add(double))
+
+    assert program.warm_up(max_rows=4) < 0.0005
+
+
+def test_a_batch_is_staged_while_another_one_runs(add: Add, double: bytes) -> None:
+    program = Program.load(add(double))
+    program.warm_up(max_rows=2)
+    begun = [
+        program.stage([np.array([n, -n], dtype=np.float32).tobytes()] * 2) for n in range(5)
+    ]  # more than there is room for
+
+    assert len({id(staging) for staging in begun}) == 5
+    assert [program.run_staged(staging)[0].tolist() for staging in begun] == [[2 * n, -2 * n] for n in range(5)]
+
+
+def test_room_for_batches_is_made_once(add: Add, double: bytes) -> None:
+    program = Program.load(add(double))
+    program.warm_up(max_rows=4)
+
+    used = set()
+    for _ in range(10):
+        first, second = program.stage([bytes(8)] * 4), program.stage([bytes(8)])
+        used |= {id(first), id(second)}
+        program.run_staged(first)
+        program.run_staged(second)
+
+    assert len(used) == 2
+
+
+def test_a_batch_larger_than_the_room_for_it_gets_its_own(add: Add, double: bytes) -> None:
+    program = Program.load(add(double))
+    program.warm_up(max_rows=1)
+
+    for rows in (1, 100, 1, 7):
+        assert (program.run(np.ones((rows, 2), dtype=np.float32)) == 2).all()
+
+
+def run_on_one_thread() -> None:
+    """Exits with what a run in a thread of its own costs in CPU time: the process's by the thread's."""
+    program = Program.load(Repository.open(HERE / "model_repository").resolve("digits"))
+    use_threads(1, workers=1)
+    ratios = []
+
+    def work() -> None:
+        program.warm_up(max_rows=512)
+        rows = np.ones((512, 8, 8), dtype=np.float32)
+        process, thread = time.process_time(), time.thread_time()
+        for _ in range(20):
+            program.run(rows)
+        ratios.append((time.process_time() - process) / (time.thread_time() - thread))
+
+    runner = threading.Thread(target=work)
+    runner.start()
+    runner.join()
+    sys.exit(None if ratios[0] < 1.2 else f"the process took {ratios[0]:.2f} times what the thread took")
+
+
+def run_here(function: str) -> subprocess.CompletedProcess[str]:
+    """A function of this module in a process of its own, where no test has run a model yet."""
+    command = [sys.executable, "-c", f"import {__name__} as it; it.{function}()"]
+    return subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_one_thread_is_one_thread_wherever_a_model_runs() -> None:
+    result = run_here("run_on_one_thread")
+
+    assert result.returncode == 0, result.stderr
 
 
 def test_threads_are_shared_among_the_workers() -> None:
@@ -223,9 +329,8 @@ def load_fork_and_serve() -> None:
 
 
 def test_programs_loaded_before_a_fork_run_after_it_on_several_threads() -> None:
-    # In a process of its own: other tests have run models in this one, after which no child of it may.
-    command = [sys.executable, "-c", f"import {__name__} as it; it.load_fork_and_serve()"]
-    result = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=60, check=False)
+    # Other tests have run models in this process, after which no child of it may.
+    result = run_here("load_fork_and_serve")
 
     assert result.returncode == 0, result.stderr
 

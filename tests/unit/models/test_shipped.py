@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from api.models.repository import Repository
-from api.models.runtime import Outputs, Program
+from api.models.runtime import Program
+from api.models.staging import Outputs
 from api.settings import HERE, Settings
 
 VERSIONS = ["digits/1", "penguin-mass/1", "penguins/1", "penguins/2"]
