@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterable
 from typing import Any
-
-from starlette.types import Scope
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
 _SEED = re.compile(rb"[0-9a-f]{32}")
@@ -16,35 +15,40 @@ _MAX_SKEW_MS = 3_600_000  # nginx's clock may differ from ours; by more than an 
 
 
 class RequestContext:
-    """Made by the middleware, filled in by the route, read by the middleware again."""
+    """Made when its headers are here, filled in by the route, read when it ends."""
 
     __slots__ = (
-        "arrived", "cache", "headers", "model", "outcome", "proxy_seconds", "request_id", "route", "rows", "seed",
-        "status", "unix_ms", "version",
+        "answered", "arrived", "cache", "headers", "method", "model", "outcome", "path", "proxy_seconds", "request_id",
+        "route", "rows", "seed", "status", "unix_ms", "version",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """headers: their names in lower case."""
         self.arrived = time.monotonic()
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.method = method
+        self.path = path
+        self.headers: dict[bytes, bytes] = dict(headers)
         seed = self.headers.get(b"x-shoal-id", b"")
         self.seed = bytes.fromhex(seed.decode()) if _SEED.fullmatch(seed) else os.urandom(16)
         request_id = self.headers.get(b"x-request-id", b"")
         self.request_id = request_id.decode() if _REQUEST_ID.fullmatch(request_id) else self.seed.hex()
         self.unix_ms, self.proxy_seconds = _taken_by_nginx(self.headers.get(b"x-shoal-time", b""))
+        self.answered = 0.0
+        """When the answer was there, and durable; on the monotonic clock, as `arrived`."""
         self.route = "other"
         self.outcome = "ok"
         self.status = 0
         self.model = self.version = self.cache = ""
         self.rows = 0
 
-    def line(self, method: str, path: str, seconds: float) -> dict[str, Any]:
+    def line(self, seconds: float) -> dict[str, Any]:
         """The request's log line. No input, no secret and no query string in it."""
         line: dict[str, Any] = {
             "time": self.unix_ms / 1000,
             "level": "info" if self.status < 500 else "warning",
             "request_id": self.request_id,
-            "method": method,
-            "path": path,
+            "method": self.method,
+            "path": self.path,
             "route": self.route,
             "status": self.status,
             "outcome": self.outcome,

@@ -66,6 +66,10 @@ class DeadlineExceeded(ServingError):
     retry_after_seconds = 1
 
 
+class Stopping(ServingError):
+    """The replica stopped before the answer was there. The row may have been computed; sending it again is safe."""
+
+
 class ModelFailed(ServingError):
     """The model raised, or gave something that is no answer; `__cause__` holds its exception if any."""
 

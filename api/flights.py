@@ -1,31 +1,30 @@
-"""A row on its way to its answer, and the model version that gives it."""
+"""Rows on their way to their answers, those who wait for them, and the model versions that give them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import Counter, Histogram
+from prometheus_client import Gauge
 
 from api.answers import Answer
 from api.batching import Batcher
 from api.cache.keys import KeySpace
 from api.rows import RowDecoder
-
-Arrival = Callable[["Flight", npt.NDArray[np.float32] | None], None]
+from api.tallies import CounterTally, HistogramTally
 
 
 class AnswerReader(Protocol):
-    """Reads a model's output; see answers.py."""
+    """Reads a model's outputs; see answers.py."""
 
-    def answer(self, output: npt.NDArray[np.float32]) -> Answer: ...
+    def answers(self, outputs: npt.NDArray[np.float32]) -> list[Answer]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Served:
     """A model version with everything that answering takes."""
 
@@ -35,52 +34,88 @@ class Served:
     decoder: RowDecoder
     reader: AnswerReader
     output_width: int
-    batcher: Batcher
-    fields: bytes
+    batcher: Batcher[Flight]
+    members: bytes
     """Model and version as members of a JSON object, for the reply."""
-    counts: Mapping[str, Counter]
+    packed: bytes
+    """The same for the log; see record.pack_model."""
+    counts: Mapping[str, CounterTally]
     """Of rows answered, by what became of the cache."""
-    seconds: Histogram
+    seconds: HistogramTally
+    queued_rows: Gauge
 
 
 class Flight:
     """A row that is not in the worker's memory, on its way through Redis and the model. Equal rows share one."""
 
-    def __init__(self, served: Served, key: bytes, row: bytes, on_arrival: Arrival) -> None:
-        """on_arrival: told once, with the model's output if the model ran, before anybody who waits."""
+    __slots__ = ("_listed", "answer", "key", "looked_up", "ran", "row", "served", "started", "tier", "waiting")
+
+    def __init__(self, served: Served, key: bytes, row: bytes, listed: dict[bytes, Flight]) -> None:
+        """listed: where equal rows find it, from now until it has landed or nobody waits for it."""
         self.served = served
         self.key = key
         self.row = row
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Resolves when the flight has landed, and raises what it failed with."""
-        self.waiters = 0
+        self.waiting: list[Landing] = []
         self.answer: Answer | None = None
-        self.cache = "miss"
+        self.tier = "miss"
         # On the monotonic clock: Redis replied, the model began, the model was done. 0: the flight did not pass there.
         self.looked_up = self.started = self.ran = 0.0
-        self._on_arrival = on_arrival
+        self._listed = listed
+        listed[key] = self
 
     @property
     def is_abandoned(self) -> bool:
-        return self.waiters == 0
+        return not self.waiting
 
-    def arrive(self, answer: Answer, cache: str) -> None:
-        self.cache = cache
-        self._succeed(answer, None)
-
-    def land(self, output: npt.NDArray[np.float32], *, started: float, finished: float) -> None:
-        self.started = started
-        self.ran = finished
-        self._succeed(self.served.reader.answer(output), output)
+    def land(self, answer: Answer) -> None:
+        self.answer = answer
+        for landing in self._end():
+            landing.one_landed()
 
     def fail(self, error: Exception) -> None:
-        if not self.done.done():
-            self._on_arrival(self, None)
-            self.done.set_exception(error)
-            self.done.exception()  # looked at: a flight that everybody left warns nobody
+        for landing in self._end():
+            landing.one_failed(error)
 
-    def _succeed(self, answer: Answer, computed: npt.NDArray[np.float32] | None) -> None:
-        if not self.done.done():
-            self.answer = answer
-            self._on_arrival(self, computed)
+    def leave(self, landing: Landing) -> None:
+        """One wait less. Without any, the row need not be computed, so that nobody may join any more."""
+        if landing in self.waiting:
+            self.waiting.remove(landing)
+            if not self.waiting:
+                self._end()
+
+    def _end(self) -> list[Landing]:
+        if self._listed.get(self.key) is self:
+            del self._listed[self.key]
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+
+class Landing:
+    """One caller's wait for all its flights."""
+
+    __slots__ = ("_flights", "_missing", "done")
+
+    def __init__(self, flights: Sequence[Flight]) -> None:
+        self._flights = flights
+        self._missing = len(flights)
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Resolves when all have landed; raises, as soon as one has failed, what that failed with."""
+        for flight in flights:
+            flight.waiting.append(self)
+
+    @property
+    def last(self) -> Flight:
+        return self._flights[-1]
+
+    def one_landed(self) -> None:
+        self._missing -= 1
+        if self._missing == 0 and not self.done.done():
             self.done.set_result(None)
+
+    def one_failed(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def leave(self) -> None:
+        for flight in self._flights:
+            flight.leave(self)

@@ -22,16 +22,21 @@ from api.cache.local import LocalCache
 from api.cache.shared import SharedCache
 from api.errors import ModelFailed
 from api.flights import Served
+from api.in_flight import InFlight
 from api.models import runtime
 from api.models.repository import ModelVersion, Repository
 from api.models.runtime import Program
-from api.prediction_log import PredictionLog
+from api.prediction_log import PredictionLog, pack_model
+from api.prediction_log.link import end
 from api.predictor import Predictor
 from api.replica import Replica
 from api.rows import RowDecoder
 from api.settings import Settings
+from api.tallies import CounterTally, HistogramTally
 
 logger = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 0.25  # how late metrics, lines and deadlines may be
 
 Programs = Mapping[tuple[str, str], Program]
 
@@ -54,11 +59,11 @@ async def open_replica(settings: Settings, repository: Repository, programs: Pro
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="model"))
         local: LocalCache[Answer] = LocalCache(settings.cache_local_rows)
         predictor = Predictor(local=local, shared=cache, log=log)
-        stack.push_async_callback(predictor.close)
         served: dict[tuple[str, str], Served] = {}
         for key, version in list(repository.versions.items()):
             try:
-                served[key] = await _serve(settings, version, programs[key], executor)
+                made = served[key] = await _serve(settings, version, programs[key], predictor, executor)
+                stack.push_async_callback(made.batcher.close)
             except ModelFailed as error:
                 # It loads and cannot answer its own example. The others serve.
                 repository.refuse(version, str(error))
@@ -73,13 +78,26 @@ async def open_replica(settings: Settings, repository: Repository, programs: Pro
             shared=cache,
             epochs=epochs,
             log=log,
+            in_flight=InFlight(settings.deadline_seconds),
             default_model=settings.default_model,
             max_body_bytes=settings.max_body_bytes,
-            deadline_seconds=settings.deadline_seconds,
         )
         if not replica.serves_default:
             logger.error("not ready: the default model, %s, is not served", settings.default_model)
+        stack.callback(replica.report)
+        housekeeping = asyncio.create_task(_keep_house(replica), name="housekeeping")
+        stack.push_async_callback(end, housekeeping)
         yield State(replica=replica)
+
+
+async def _keep_house(replica: Replica) -> None:
+    while True:
+        await asyncio.sleep(_REPORT_SECONDS)
+        try:
+            replica.in_flight.expire()
+            replica.report()
+        except Exception:  # whatever it was: without deadlines a request could hang
+            logger.exception("housekeeping failed, and goes on")
 
 
 def _prediction_log(settings: Settings) -> PredictionLog:
@@ -116,7 +134,9 @@ def _shared_cache(settings: Settings) -> SharedCache:
     )
 
 
-async def _serve(settings: Settings, version: ModelVersion, program: Program, executor: Executor) -> Served:
+async def _serve(
+    settings: Settings, version: ModelVersion, program: Program, predictor: Predictor, executor: Executor
+) -> Served:
     """Warms the program up, which also tells where it belongs: on the event loop, or in the executor's thread."""
     manifest = version.manifest
     most = min(version.version_manifest.max_batch_rows or settings.max_batch_rows, settings.max_batch_rows)
@@ -133,13 +153,15 @@ async def _serve(settings: Settings, version: ModelVersion, program: Program, ex
     return Served(
         model=version.name,
         version=version.version,
-        fields=msgspec.json.encode({"model": version.name, "version": version.version})[1:-1],
+        members=msgspec.json.encode({"model": version.name, "version": version.version})[1:-1],
+        packed=pack_model(version.name, version.version),
         keys=KeySpace(version.name, version.version, version.digest),
         decoder=RowDecoder(version.input_shape, max_rows=settings.max_rows_per_request),
         reader=Classification(manifest.classes) if manifest.classes else Regression(),
         output_width=version.output_width,
         batcher=Batcher(
             program.run,
+            on_run=predictor.computed,
             model=version.name,
             version=version.version,
             row_shape=version.input_shape,
@@ -149,8 +171,9 @@ async def _serve(settings: Settings, version: ModelVersion, program: Program, ex
             executor=None if inline else executor,
         ),
         counts={
-            cache: metrics.PREDICTIONS.labels(version.name, version.version, cache)
+            cache: CounterTally(metrics.PREDICTIONS.labels(version.name, version.version, cache))
             for cache in ("local", "redis", "coalesced", "miss")
         },
-        seconds=metrics.PREDICTION_SECONDS.labels(version.name, version.version),
+        seconds=HistogramTally(metrics.PREDICTION_SECONDS.labels(version.name, version.version)),
+        queued_rows=metrics.QUEUED_ROWS.labels(version.name, version.version),
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram, values
+
+from api.tallies import CounterTally, HistogramTally
 
 # Files in PROMETHEUS_MULTIPROC_DIR are named after the worker's slot, not its pid: the worker that replaces another
 # in slot 2 goes on counting in the file of slot 2. So files stay as many as slots, and no counter ever goes back.
@@ -50,8 +53,9 @@ REQUEST_SECONDS = Histogram(
 REQUESTS_IN_FLIGHT = Gauge("shoal_requests_in_flight", "Requests being answered now.", multiprocess_mode="livesum")
 STAGE_SECONDS = Histogram(
     "shoal_stage_seconds",
-    "Where the time of a prediction goes. stage: proxy (nginx's first byte to the replica), decode, cache (Redis"
-    " lookup), queue (waiting for the model), run (the model), log (waiting for the commit).",
+    "Where the time of a prediction goes. stage: proxy (nginx's first byte to the replica), receive (its body), decode,"
+    " cache (lookup in Redis), queue (waiting for the model), run (the model), wake (from the answer to its request),"
+    " log (waiting for the commit), reply. All but proxy add up to shoal_request_seconds.",
     ("stage",),
     buckets=_STAGE_SECONDS,
 )
@@ -123,24 +127,39 @@ SPOOL_REPLAYED_ROWS = Counter("shoal_spool_replayed_rows", "Rows moved from the 
 BUILD_INFO = Gauge("shoal_build_info", "1, with the running version.", ("version",), multiprocess_mode="livemax")
 
 # Children whose labels are known now are bound once: a lookup by labels costs as much as the count itself. It also
-# puts them at 0 from the start, so that a rate over them is 0 and not absent.
-CACHE_LOCAL_HITS = CACHE_LOOKUPS.labels("local", "hit")
-CACHE_LOCAL_MISSES = CACHE_LOOKUPS.labels("local", "miss")
-CACHE_REDIS_HITS = CACHE_LOOKUPS.labels("redis", "hit")
-CACHE_REDIS_MISSES = CACHE_LOOKUPS.labels("redis", "miss")
+# puts them at 0 from the start, so that a rate over them is 0 and not absent. Those on the path of a prediction are
+# tallied; see tallies.py.
+CACHE_LOCAL_HITS = CounterTally(CACHE_LOOKUPS.labels("local", "hit"))
+CACHE_LOCAL_MISSES = CounterTally(CACHE_LOOKUPS.labels("local", "miss"))
+CACHE_REDIS_HITS = CounterTally(CACHE_LOOKUPS.labels("redis", "hit"))
+CACHE_REDIS_MISSES = CounterTally(CACHE_LOOKUPS.labels("redis", "miss"))
 CACHE_ERRORS = CACHE_LOOKUPS.labels("redis", "error")
 CACHE_CORRUPT = CACHE_LOOKUPS.labels("redis", "corrupt")
 CACHE_SKIPPED = CACHE_LOOKUPS.labels("redis", "skipped")
 
-STAGE_PROXY = STAGE_SECONDS.labels("proxy")
-STAGE_DECODE = STAGE_SECONDS.labels("decode")
-STAGE_CACHE = STAGE_SECONDS.labels("cache")
-STAGE_QUEUE = STAGE_SECONDS.labels("queue")
-STAGE_RUN = STAGE_SECONDS.labels("run")
-STAGE_LOG = STAGE_SECONDS.labels("log")
-LOG_ROWS_POSTGRES = LOG_ROWS.labels("postgres")
-LOG_ROWS_SPOOL = LOG_ROWS.labels("spool")
-LOG_COMMIT_POSTGRES = LOG_COMMIT_SECONDS.labels("postgres")
-LOG_COMMIT_SPOOL = LOG_COMMIT_SECONDS.labels("spool")
+STAGE_PROXY = HistogramTally(STAGE_SECONDS.labels("proxy"))
+STAGE_RECEIVE = HistogramTally(STAGE_SECONDS.labels("receive"))
+STAGE_DECODE = HistogramTally(STAGE_SECONDS.labels("decode"))
+STAGE_CACHE = HistogramTally(STAGE_SECONDS.labels("cache"))
+STAGE_QUEUE = HistogramTally(STAGE_SECONDS.labels("queue"))
+STAGE_RUN = HistogramTally(STAGE_SECONDS.labels("run"))
+STAGE_WAKE = HistogramTally(STAGE_SECONDS.labels("wake"))
+STAGE_LOG = HistogramTally(STAGE_SECONDS.labels("log"))
+STAGE_REPLY = HistogramTally(STAGE_SECONDS.labels("reply"))
+LOG_GROUPS = HistogramTally(LOG_GROUP_ROWS)
+LOG_ROWS_POSTGRES = CounterTally(LOG_ROWS.labels("postgres"))
+LOG_ROWS_SPOOL = CounterTally(LOG_ROWS.labels("spool"))
+LOG_COMMIT_POSTGRES = HistogramTally(LOG_COMMIT_SECONDS.labels("postgres"))
+LOG_COMMIT_SPOOL = HistogramTally(LOG_COMMIT_SECONDS.labels("spool"))
 LOG_FAILURES_POSTGRES = LOG_FAILURES.labels("postgres")
 LOG_FAILURES_SPOOL = LOG_FAILURES.labels("spool")
+
+
+@cache
+def requests(route: str, status: int, outcome: str) -> CounterTally:
+    return CounterTally(REQUESTS.labels(route, str(status), outcome))
+
+
+@cache
+def request_seconds(route: str) -> HistogramTally:
+    return HistogramTally(REQUEST_SECONDS.labels(route))

@@ -5,34 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from functools import lru_cache
 
-from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import logs, metrics, problems
 from api.context import RequestContext
-from api.replies import ClientLeft, send_problem
+from api.errors import Stopping
+from api.in_flight import InFlight
+from api.replies import ClientLeft, Reply, problem_reply, send_reply
 from api.routes.hot import HotRoutes
 
 logger = logging.getLogger(__name__)
 request_logger = logging.getLogger("api.request")  # never used to log: its level switches the request lines
 
 
-@lru_cache(maxsize=1024)
-def _requests(route: str, status: int, outcome: str) -> Counter:
-    return metrics.REQUESTS.labels(route, str(status), outcome)
-
-
-@lru_cache(maxsize=256)
-def _seconds(route: str) -> Histogram:
-    return metrics.REQUEST_SECONDS.labels(route)
+def account(context: RequestContext) -> None:
+    """Counts a request that has ended, and writes its line."""
+    now = time.monotonic()
+    seconds = now - context.arrived
+    if context.answered:
+        metrics.STAGE_REPLY.observe(now - context.answered)
+    metrics.requests(context.route, context.status, context.outcome).inc()
+    metrics.request_seconds(context.route).observe(seconds)
+    if request_logger.isEnabledFor(logging.INFO):
+        logs.write_request_line(context.line(seconds))
 
 
 class Envelope:
-    """Hands predictions straight to their handler, past the framework's routing, and all else to the app."""
+    """What every request gets that goes through ASGI. Predictions seldom do: see protocol.py."""
 
     def __init__(self, app: ASGIApp, hot: HotRoutes) -> None:
+        """hot: handed to their handlers past the framework's routing, all else to the app."""
         self.app = app
         self.hot = hot
 
@@ -40,8 +43,8 @@ class Envelope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        context = RequestContext(scope)
-        scope["shoal"] = context
+        context = scope["shoal"] = RequestContext(scope["method"], scope["path"], scope["headers"])
+        in_flight: InFlight = scope["state"]["replica"].in_flight
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -49,32 +52,34 @@ class Envelope:
                 message["headers"] = [*message["headers"], (b"x-request-id", context.request_id.encode())]
             await send(message)
 
-        metrics.REQUESTS_IN_FLIGHT.inc()
+        in_flight.enter(context)
         try:
             await (self.hot.find(scope) or self.app)(scope, receive, send_with_id)
         except ClientLeft:
-            context.status, context.outcome = 499, "client-left"  # nginx's own status for it
+            client_left(context)
         except asyncio.CancelledError:
             # The drain is over. Its log row may be there or not; a retry makes the same one.
+            reply = problem_reply(context, problems.PROBLEMS[Stopping], "send the request again")
             if context.status:
-                context.outcome = problems.STOPPING.slug
                 raise
-            await send_problem(send_with_id, context, problems.STOPPING, "send the request again")
-        except Exception as error:  # the last resort: whatever broke, the client gets an answer and we get its trace
-            logger.exception("request %s failed", context.request_id)
+            await send_reply(send_with_id, reply)
+        except Exception as error:
             if context.status:
+                logger.exception("request %s failed", context.request_id)
                 raise  # half a reply is out; only cutting the connection tells the client
-            context.outcome = problems.INTERNAL.slug
-            await send_problem(send_with_id, context, problems.INTERNAL, f"{type(error).__name__}; see the log")
+            await send_reply(send_with_id, last_resort(context, error))
         finally:
-            metrics.REQUESTS_IN_FLIGHT.dec()
-            self._account(scope, context)
+            in_flight.leave(context)
+            if route := scope.get("route"):
+                context.route = route.path
+            account(context)
 
-    def _account(self, scope: Scope, context: RequestContext) -> None:
-        seconds = time.monotonic() - context.arrived
-        if route := scope.get("route"):
-            context.route = route.path
-        _requests(context.route, context.status, context.outcome).inc()
-        _seconds(context.route).observe(seconds)
-        if request_logger.isEnabledFor(logging.INFO):
-            logs.write_request_line(context.line(scope["method"], scope["path"], seconds))
+
+def client_left(context: RequestContext) -> None:
+    context.status, context.outcome = 499, "client-left"  # nginx's own status for it
+
+
+def last_resort(context: RequestContext, error: Exception) -> Reply:
+    """Whatever broke, the client gets an answer and we get its trace."""
+    logger.error("request %s failed", context.request_id, exc_info=error)
+    return problem_reply(context, problems.INTERNAL, f"{type(error).__name__}; see the log")

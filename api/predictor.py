@@ -6,25 +6,24 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
-from uuid import UUID
+from functools import partial
+from typing import NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from api import metrics
 from api.answers import Answer
+from api.batching import Outputs
 from api.cache.local import LocalCache
-from api.cache.sealed import seal, unseal
+from api.cache.sealed import Output, seal_many, unseal
 from api.cache.shared import SharedCache
-from api.errors import DeadlineExceeded, ModelFailed
-from api.flights import Flight, Served
-from api.prediction_log import PredictionLog, Record, pack, uuid7
+from api.flights import Flight, Landing, Served
+from api.prediction_log import PredictionLog, pack_rows, uuid7
 from api.rows import Row
 
 
 class Caller(NamedTuple):
-    """Who asks, since when, until when."""
+    """Who asks, and since when."""
 
     request_id: str
     """For the log: the client's own, or nginx's."""
@@ -36,25 +35,31 @@ class Caller(NamedTuple):
     seed: bytes
     """nginx's own id of the request."""
 
-    deadline: float
-    """On the monotonic clock, seconds."""
 
+class Predictions(NamedTuple):
+    """The rows of one request, answered and logged."""
 
-class Prediction(NamedTuple):
-    """One row, answered and logged."""
+    first_id: int
+    """Of the first row; the others count up from it. See record.uuid7."""
 
-    id: UUID
-    answer: Answer
-    cache: str
-    """local, redis, coalesced or miss."""
+    answers: Sequence[Answer]
+
+    tiers: Sequence[str]
+    """For each row: local, redis, coalesced or miss."""
 
     @property
-    def cached(self) -> bool:
-        return self.cache in ("local", "redis")
+    def tier(self) -> str:
+        """Of all rows, or `mixed`."""
+        return self.tiers[0] if len(set(self.tiers)) == 1 else "mixed"
 
 
 class Predictor:
-    """Answers rows. One in each worker, for all its models."""
+    """Answers rows. One in each worker, for all its models.
+
+    Its coroutines wait for plain futures only, so whoever drives them may give up at any of these by throwing an error
+    in (protocol.py, at the deadline) or by cancelling: the caller's own rows are then dropped where nobody else waits
+    for them, and nobody else notices.
+    """
 
     def __init__(self, *, local: LocalCache[Answer], shared: SharedCache, log: PredictionLog) -> None:
         self._local = local
@@ -62,179 +67,137 @@ class Predictor:
         self._log = log
         self._flights: dict[bytes, Flight] = {}
         self._boarding: list[Flight] = []
-        self._flying: set[asyncio.Task[None]] = set()
 
-    async def predict(self, served: Served, rows: Sequence[Row], caller: Caller) -> list[Prediction]:
-        """One prediction a row, in order. Returns once all of them are durable in the log.
+    async def predict(self, served: Served, rows: Sequence[Row], caller: Caller) -> Predictions:
+        """Answers in the order of the rows. Returns once all of them are durable in the log.
 
         Raises:
             Overloaded: too many rows wait already.
-            DeadlineExceeded: no answer by `caller.deadline`.
             ModelFailed: the model failed on a row.
             LogUnavailable: the answers could not be made durable.
         """
         begun = time.monotonic()
         keys = [served.keys.key(row.canonical) for row in rows]
         kept = [self._local.get(key) for key in keys]
-        found = self._find(served, rows, keys, kept)
-        if flights := [each for each, _ in found if isinstance(each, Flight)]:
-            await self._wait(flights, caller.deadline)
-            _observe_flight(flights[-1], begun)
-        predictions = [
-            _prediction(each, cache, uuid7(caller.unix_ms, caller.seed + index.to_bytes(4, "big")))
-            for index, (each, cache) in enumerate(found)
-        ]
-        await self._make_durable(served, rows, predictions, caller)
-        for prediction in predictions:
-            served.counts[prediction.cache].inc()
-        served.seconds.observe(time.monotonic() - begun)
-        return predictions
+        missing = kept.count(None)
+        metrics.CACHE_LOCAL_HITS.inc(len(keys) - missing)
+        if missing:
+            metrics.CACHE_LOCAL_MISSES.inc(missing)
+            answers, tiers = await self._fly(served, rows, keys, kept, begun)
+        else:
+            answers, tiers = cast("list[Answer]", kept), ["local"] * len(keys)
+            metrics.STAGE_CACHE.observe(time.monotonic() - begun)
+        known = time.monotonic()
+        first_id = uuid7(caller.unix_ms, caller.seed)
+        packed = pack_rows(
+            [(row.text, answer.packed, tier) for row, answer, tier in zip(rows, answers, tiers, strict=True)],
+            first_id=first_id,
+            unix_ms=caller.unix_ms,
+            request_id=caller.request_id,
+            model=served.packed,
+        )
+        await self._log.append(packed)
+        durable = time.monotonic()
+        metrics.STAGE_LOG.observe(durable - known)
+        served.seconds.observe(durable - begun)
+        for tier in tiers:
+            served.counts[tier].inc()
+        return Predictions(first_id, answers, tiers)
 
-    async def close(self) -> None:
-        """Waits for flights whose callers left. Called after the last request, before what they need is closed."""
-        if self._flying:
-            await asyncio.wait(self._flying)
+    @property
+    def local_rows(self) -> int:
+        """Answers in this worker's memory."""
+        return len(self._local)
 
-    # --- finding ------------------------------------------------------------------------------------------------------
-    def _find(
-        self, served: Served, rows: Sequence[Row], keys: Sequence[bytes], kept: Sequence[Answer | None]
-    ) -> list[tuple[Answer | Flight, str]]:
-        """For each row the answer if this worker has it, else the flight that brings it; and which of the two it was.
-
-        Raises Overloaded, before anything is begun for any of them, when the model cannot take those that are new.
-        """
-        missing = sum(answer is None for answer in kept)
-        metrics.CACHE_LOCAL_HITS.inc(len(kept) - missing)
-        if not missing:
-            return [(answer, "local") for answer in kept if answer is not None]
-        metrics.CACHE_LOCAL_MISSES.inc(missing)
+    # --- waiting ------------------------------------------------------------------------------------------------------
+    async def _fly(
+        self,
+        served: Served,
+        rows: Sequence[Row],
+        keys: Sequence[bytes],
+        kept: Sequence[Answer | None],
+        begun: float,
+    ) -> tuple[list[Answer], list[str]]:
+        """The answers, of which those that are not kept come by flights; and where each came from."""
         new = {key for key, answer in zip(keys, kept, strict=True) if answer is None and key not in self._flights}
-        served.batcher.check_room(len(new))
-        return [
-            self._flight(served, row, key) if answer is None else (answer, "local")
+        served.batcher.check_room(len(new))  # before anything is begun for any of them
+        flights = [
+            None if answer else self._flights.get(key) or self._board(served, key, row)
             for row, key, answer in zip(rows, keys, kept, strict=True)
         ]
+        landing = Landing([flight for flight in flights if flight])
+        try:
+            await landing.done
+        except BaseException:
+            landing.leave()
+            raise
+        answers: list[Answer] = []
+        tiers: list[str] = []
+        for key, flight, answer in zip(keys, flights, kept, strict=True):
+            if flight is None:
+                answers.append(cast("Answer", answer))
+                tiers.append("local")
+            else:
+                answers.append(cast("Answer", flight.answer))
+                tiers.append(flight.tier if key in new else "coalesced")
+                new.discard(key)
+        _observe_flight(landing.last, begun)
+        return answers, tiers
 
-    def _flight(self, served: Served, row: Row, key: bytes) -> tuple[Flight, str]:
-        """The flight of an equal row, or a new one."""
-        flight = self._flights.get(key)
-        if flight is not None:
-            return flight, "coalesced"
-        flight = self._flights[key] = Flight(served, key, row.canonical, self._arrived)
+    def _board(self, served: Served, key: bytes, row: Row) -> Flight:
+        flight = Flight(served, key, row.canonical, self._flights)
         self._boarding.append(flight)
         if len(self._boarding) == 1:
             # All rows of this turn of the event loop share one trip to Redis, whoever asked.
             asyncio.get_running_loop().call_soon(self._take_off)
-        return flight, "own"
+        return flight
 
-    async def _wait(self, flights: list[Flight], deadline: float) -> None:
-        """Until all have arrived, or one has failed, whose error is raised. However it ends for its caller, the
-        flights are left to the others who wait for them."""
-        for flight in flights:
-            flight.waiters += 1
-        try:
-            # Unlike gather, wait cancels nothing when its caller leaves.
-            landed, missing = await asyncio.wait(
-                {flight.done for flight in flights},
-                timeout=deadline - time.monotonic(),
-                return_when=asyncio.FIRST_EXCEPTION,
-            )
-        finally:
-            for flight in flights:
-                flight.waiters -= 1
-                if flight.waiters == 0 and self._flights.get(flight.key) is flight:
-                    del self._flights[flight.key]  # the batcher may drop it now, so nobody may join it any more
-        for done in landed:
-            done.result()
-        if missing:
-            raise DeadlineExceeded(f"{len(missing)} of {len(flights)} rows were not computed in time")
-
-    # --- flying -------------------------------------------------------------------------------------------------------
+    # --- flying: first Redis, for all at once, then their models -----------------------------------------------------
     def _take_off(self) -> None:
         flights, self._boarding = self._boarding, []
-        task = asyncio.create_task(self._fly(flights), name="flights")
-        self._flying.add(task)
-        task.add_done_callback(self._flying.discard)
+        self._shared.get_many([flight.key for flight in flights], partial(self._looked_up, flights))
 
-    async def _fly(self, flights: list[Flight]) -> None:
-        """Brings every flight to its answer or its error: first Redis, for all at once, then their models."""
-        try:
-            misses = await self._look_up(flights)
-        except BaseException as error:
-            # Cancelled: the process is stopping. Nobody may wait for what will not come.
-            for flight in flights:
-                flight.fail(ModelFailed(f"the answer was lost on its way: {type(error).__name__}"))
-            raise
-        await asyncio.gather(*(flights[0].served.batcher.submit(flights) for flights in misses))
-
-    async def _look_up(self, flights: list[Flight]) -> list[list[Flight]]:
-        """Lets those arrive whose answer Redis has. The others, by model version."""
-        found: asyncio.Future[list[bytes | None] | None] = asyncio.get_running_loop().create_future()
-        self._shared.get_many(
-            [flight.key for flight in flights], lambda values: None if found.done() else found.set_result(values)
-        )
-        values = await found
+    def _looked_up(self, flights: list[Flight], values: Sequence[bytes | None] | None) -> None:
+        """values: what Redis has; None where it could not be asked."""
         now = time.monotonic()
-        misses: dict[int, list[Flight]] = defaultdict(list)
+        found: dict[Served, list[tuple[Flight, Output]]] = defaultdict(list)
+        misses: dict[Served, list[Flight]] = defaultdict(list)
         for flight, value in zip(flights, values or [None] * len(flights), strict=True):
             flight.looked_up = now
-            output = None
-            if value is not None:
-                output = unseal(flight.key, value, flight.served.output_width)
-                (metrics.CACHE_CORRUPT if output is None else metrics.CACHE_REDIS_HITS).inc()
-            elif values is not None:
-                metrics.CACHE_REDIS_MISSES.inc()
-            if output is None:
-                misses[id(flight.served)].append(flight)
+            output = None if value is None else unseal(flight.key, value, flight.served.output_width)
+            if output is not None:
+                found[flight.served].append((flight, output))
             else:
-                flight.arrive(flight.served.reader.answer(output), "redis")
-        return list(misses.values())
+                misses[flight.served].append(flight)
+                if value is not None:
+                    metrics.CACHE_CORRUPT.inc()
+        for served, hits in found.items():
+            metrics.CACHE_REDIS_HITS.inc(len(hits))
+            answers = served.reader.answers(np.stack([output for _, output in hits]))
+            for (flight, _), answer in zip(hits, answers, strict=True):
+                flight.tier = "redis"
+                self._arrive(flight, answer)
+        for served, missed in misses.items():
+            if values is not None:
+                metrics.CACHE_REDIS_MISSES.inc(len(missed))
+            served.batcher.submit(missed)
 
-    def _arrived(self, flight: Flight, computed: npt.NDArray[np.float32] | None) -> None:
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
-        if flight.answer is not None:
-            self._local.put(flight.key, flight.answer)
-            metrics.CACHE_LOCAL_ROWS.set(len(self._local))
-        if computed is not None:
-            self._shared.put_many([(flight.key, seal(flight.key, computed))])
+    def computed(self, flights: Sequence[Flight], outputs: Outputs, started: float, finished: float) -> None:
+        """The model ran: for the batchers. All flights are of one model version.
 
-    # --- logging ------------------------------------------------------------------------------------------------------
-    async def _make_durable(
-        self, served: Served, rows: Sequence[Row], predictions: list[Prediction], caller: Caller
-    ) -> None:
-        records = [
-            pack(
-                Record(
-                    id=prediction.id,
-                    unix_ms=caller.unix_ms,
-                    request_id=caller.request_id,
-                    model=served.model,
-                    version=served.version,
-                    input_data=row.text,
-                    prediction=prediction.answer.prediction,
-                    label=prediction.answer.label,
-                    confidence=prediction.answer.confidence,
-                    cache=prediction.cache,
-                )
-            )
-            for row, prediction in zip(rows, predictions, strict=True)
-        ]
-        begun = time.monotonic()
-        try:
-            async with asyncio.timeout(caller.deadline - begun):
-                await self._log.append(records)
-        except TimeoutError as error:
-            raise DeadlineExceeded("the answer could not be made durable in time") from error
-        metrics.STAGE_LOG.observe(time.monotonic() - begun)
+        Args:
+            outputs: float32, shape (flights, output_width). started, finished: on the monotonic clock, seconds.
+        """
+        answers = flights[0].served.reader.answers(outputs)
+        self._shared.put_many(seal_many([flight.key for flight in flights], outputs))
+        for flight, answer in zip(flights, answers, strict=True):
+            flight.started = started
+            flight.ran = finished
+            self._arrive(flight, answer)
 
-
-def _prediction(found: Answer | Flight, how: str, id: UUID) -> Prediction:
-    if isinstance(found, Answer):
-        return Prediction(id, found, how)
-    if found.answer is None:
-        raise ModelFailed("the flight landed without an answer")  # _wait raised what it failed with
-    return Prediction(id, found.answer, found.cache if how == "own" else how)
+    def _arrive(self, flight: Flight, answer: Answer) -> None:
+        self._local.put(flight.key, answer)
+        flight.land(answer)
 
 
 def _observe_flight(flight: Flight, begun: float) -> None:
@@ -243,6 +206,7 @@ def _observe_flight(flight: Flight, begun: float) -> None:
         (metrics.STAGE_CACHE, flight.looked_up),
         (metrics.STAGE_QUEUE, flight.started),
         (metrics.STAGE_RUN, flight.ran),
+        (metrics.STAGE_WAKE, time.monotonic()),
     ):
         if until > begun:
             stage.observe(until - begun)

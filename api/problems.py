@@ -32,6 +32,7 @@ PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.QueryUnavailable: Problem(503, "query-unavailable", "The log cannot be read at the moment"),
     errors.FlushUnavailable: Problem(503, "flush-unavailable", "The cache cannot be flushed at the moment"),
     errors.LogUnavailable: Problem(503, "log-unavailable", "The answer could not be made durable"),
+    errors.Stopping: Problem(503, "stopping", "The replica stopped before the answer was there"),
     errors.DeadlineExceeded: Problem(504, "deadline-exceeded", "No answer in time"),
 }
 # What cannot be parsed never becomes a request, and has no route.
@@ -39,10 +40,9 @@ MALFORMED = Problem(400, "malformed-request", "Not an HTTP request that this ser
 NOT_FOUND = Problem(404, "not-found", "No such path")
 METHOD_NOT_ALLOWED = Problem(405, "method-not-allowed", "The path does not take this method")
 INVALID_PARAMETERS = PROBLEMS[errors.InvalidParameters]
-STOPPING = Problem(503, "stopping", "The replica stopped before the answer was there")
 INTERNAL = Problem(500, "internal-error", "Something broke that is not your fault")
 
-ALL = (*PROBLEMS.values(), MALFORMED, NOT_FOUND, METHOD_NOT_ALLOWED, STOPPING, INTERNAL)
+ALL = (*PROBLEMS.values(), MALFORMED, NOT_FOUND, METHOD_NOT_ALLOWED, INTERNAL)
 
 
 def of(error: errors.ServingError) -> Problem:

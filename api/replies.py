@@ -1,6 +1,8 @@
-"""Bodies in and replies out, plain ASGI."""
+"""Bodies in and replies out."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from starlette.types import Receive, Send
 
@@ -8,9 +10,27 @@ from api import problems
 from api.context import RequestContext
 from api.errors import BodyTooLarge, ServingError, UnsupportedMediaType
 
+JSON = b"application/json"
+
 
 class ClientLeft(Exception):
-    """The client hung up before its request was whole. There is nobody to answer."""
+    """The client hung up before its request was whole, or before its answer was there. There is nobody to answer."""
+
+
+class Reply(NamedTuple):
+    """What is sent, but for the headers that every reply has: request id and length."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+def problem_reply(
+    context: RequestContext, problem: problems.Problem, detail: str, error: ServingError | None = None
+) -> Reply:
+    context.outcome = problem.slug
+    body = problems.body(problem, detail, context.request_id)
+    return Reply(problem.status, tuple(problems.headers(error)), body)
 
 
 async def read_json_body(context: RequestContext, receive: Receive, *, max_bytes: int) -> bytes:
@@ -22,7 +42,7 @@ async def read_json_body(context: RequestContext, receive: Receive, *, max_bytes
         ClientLeft: it did not arrive whole.
     """
     media_type = context.headers.get(b"content-type", b"")
-    if media_type != b"application/json":
+    if media_type != JSON:
         _check_media_type(media_type)
     if int(context.headers.get(b"content-length", b"0")) > max_bytes:
         raise BodyTooLarge(
@@ -43,7 +63,7 @@ async def read_json_body(context: RequestContext, receive: Receive, *, max_bytes
 
 def _check_media_type(media_type: bytes) -> None:
     essence = media_type.split(b";")[0].strip().lower()
-    if essence != b"application/json":
+    if essence != JSON:
         got = essence.decode("latin-1") or "no content-type"
         raise UnsupportedMediaType(f"expected content-type application/json, got {got}")
 
@@ -54,19 +74,7 @@ def _bounded(piece: bytes, room: int) -> bytes:
     return piece
 
 
-async def send_reply(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def send_problem(
-    send: Send,
-    context: RequestContext,
-    problem: problems.Problem,
-    detail: str,
-    error: ServingError | None = None,
-) -> None:
-    context.outcome = problem.slug
-    body = problems.body(problem, detail, context.request_id)
-    await send_reply(send, problem.status, problems.headers(error), body)
+async def send_reply(send: Send, reply: Reply) -> None:
+    headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

@@ -6,23 +6,10 @@ import os
 import signal
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
-from api import metrics, problems
+from api.protocol import PredictionProtocol
 from api.settings import Settings
-
-
-class ProblemProtocol(HttpToolsProtocol):
-    """uvicorn's, which answers in plain text, and nobody hears of it, what is no HTTP request."""
-
-    def send_400_response(self, msg: str) -> None:
-        problem = problems.MALFORMED
-        body = problems.body(problem, "the request line or a header is malformed", os.urandom(16).hex())
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(head % (problems.MEDIA_TYPE, len(body)) + body)
-        self.transport.close()
-        metrics.REQUESTS.labels("other", str(problem.status), problem.slug).inc()
 
 
 class DrainingWorker(UvicornWorker):  # type: ignore[misc]
@@ -34,7 +21,7 @@ class DrainingWorker(UvicornWorker):  # type: ignore[misc]
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
-        "http": ProblemProtocol,
+        "http": PredictionProtocol,
         "lifespan": "on",
         "access_log": False,  # middleware.py writes the one line a request gets
         "server_header": False,

@@ -8,21 +8,36 @@ import sqlite3
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
 
-from api.prediction_log import PredictionLog, Record, pack, uuid7
+from api.prediction_log import PredictionLog, pack_answer, pack_model, pack_rows, uuid7
 
 _seeds = itertools.count()
+
+
+class Record(NamedTuple):
+    """A prediction as it is logged."""
+
+    id: UUID
+    unix_ms: int
+    request_id: str
+    model: str
+    version: str
+    input_data: bytes
+    prediction: bytes
+    label: str | None
+    confidence: float | None
+    cache: str
 
 
 def record(**fields: Any) -> Record:
     """A prediction of now, with an id of its own."""
     unix_ms = fields.pop("unix_ms", time.time_ns() // 1_000_000)
     usual = {
-        "id": uuid7(unix_ms, os.urandom(16)),
+        "id": UUID(int=uuid7(unix_ms, os.urandom(16))),
         "unix_ms": unix_ms,
         "request_id": f"request-{next(_seeds)}",
         "model": "penguins",
@@ -34,6 +49,17 @@ def record(**fields: Any) -> Record:
         "cache": "miss",
     }
     return Record(**{**usual, **fields})
+
+
+def pack(record: Record) -> bytes:
+    [row] = pack_rows(
+        [(record.input_data, pack_answer(record.prediction, record.label, record.confidence), record.cache)],
+        first_id=record.id.int,
+        unix_ms=record.unix_ms,
+        request_id=record.request_id,
+        model=pack_model(record.model, record.version),
+    )
+    return row
 
 
 def row(**fields: Any) -> bytes:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
-Output = npt.NDArray[np.float32]
+Output = npt.NDArray[np.float32]  # of one row
+Outputs = npt.NDArray[np.float32]  # of many
 
 _FORMAT = 1  # of the bytes below; another format reads as damaged, that is, as a miss
 _HEADER = struct.Struct("<BI")
 
 
-def seal(key: bytes, output: Output) -> bytes:
-    """output: float32, shape (outputs,). The checksum covers the key: a value under a wrong key is damaged too."""
-    payload = output.tobytes()
-    return _HEADER.pack(_FORMAT, crc32(payload, crc32(key))) + payload
+def seal_many(keys: Sequence[bytes], outputs: Outputs) -> list[tuple[bytes, bytes]]:
+    """The pairs that go to Redis.
+
+    outputs: float32, shape (keys, outputs). The checksum covers the key: a value under a wrong key is damaged too.
+    """
+    payloads = outputs.tobytes()
+    width = len(payloads) // len(keys)
+    sealed = []
+    for index, key in enumerate(keys):
+        payload = payloads[index * width : (index + 1) * width]
+        sealed.append((key, _HEADER.pack(_FORMAT, crc32(payload, crc32(key))) + payload))
+    return sealed
 
 
 def unseal(key: bytes, value: bytes, width: int) -> Output | None:

@@ -1,12 +1,15 @@
-"""One row of the log, and the bytes it travels in: packed once, and then only copied, into Postgres or the spool."""
+"""One row of the log, and the bytes it travels in: packed once, and then only copied, into Postgres or the spool.
+
+What does not change from row to row is packed once for all of them: the model's part when it is loaded, the answer's
+when it is made. A row is then four pieces and its own two fields put together.
+"""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
-from uuid import UUID
 
 COLUMNS = (
     "id", "timestamp", "model", "version", "input_data", "prediction", "label", "confidence", "cache", "request_id",
@@ -22,81 +25,85 @@ COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
 
 _POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, where Postgres counts microseconds from
-_head = struct.Struct("!hi16siq").pack  # field count; id; timestamp: each field after its length
+_FIELDS_AND_ID = struct.pack("!hi", len(COLUMNS), 16)  # field count; then the id: each field after its length
+_timestamp = struct.Struct("!iq").pack
 _length = struct.Struct("!i").pack
 _json_head = struct.Struct("!ib").pack  # jsonb begins with the version of its own format, 1
 _double = struct.Struct("!id").pack
 _NULL = _length(-1)
 
 
-class Record(NamedTuple):
-    """A prediction as it is logged."""
+def uuid7(unix_ms: int, seed: bytes) -> int:
+    """The UUIDv7 of a time and a seed, as a number: always the same one, so that a retried request makes the same rows.
 
-    id: UUID
-    """From `uuid7`, of the same `unix_ms`: a row is found by its id in the partition of its time."""
+    The next few numbers are ids too: a request's rows are counted up from it, as RFC 9562 (6.2, method 1) suggests,
+    and so come in their order wherever they are sorted by id.
 
-    unix_ms: int
-    """When nginx took the request."""
-
-    request_id: str
-    model: str
-    version: str
-
-    input_data: bytes
-    """JSON of the row as it was sent."""
-
-    prediction: bytes
-    """JSON: class index, value, or list of values."""
-
-    label: str | None
-    """Name of the class; None for a regression."""
-
-    confidence: float | None
-    """Probability of the class, 0 to 1; None for a regression."""
-
-    cache: str
-    """local, redis, coalesced or miss."""
-
-
-def uuid7(unix_ms: int, seed: bytes) -> UUID:
-    """The UUIDv7 of a time and a seed: always the same one, so that a retried request makes the same rows.
-
-    unix_ms: 0 to 2**48 - 1. seed: its hash stands for the 74 bits that RFC 9562 leaves to chance.
+    unix_ms: 0 to 2**48 - 1. seed: its hash stands for the bits that are left to chance; all but the highest of the
+    lower 62, so that counting up to 2**61 ends nowhere near the bits above.
     """
     chance = int.from_bytes(blake2b(seed, digest_size=10).digest(), "big")
-    return UUID(int=unix_ms << 80 | 0x7 << 76 | (chance >> 62 & 0xFFF) << 64 | 0b10 << 62 | chance & (1 << 62) - 1)
+    return unix_ms << 80 | 0x7 << 76 | (chance >> 62 & 0xFFF) << 64 | 0b10 << 62 | chance & (1 << 61) - 1
 
 
-def pack(record: Record) -> bytes:
-    """One row of a binary COPY into COLUMNS.
+def pack_text(text: str) -> bytes:
+    """Raises UnicodeEncodeError: a text that is not Unicode (a lone surrogate)."""
+    encoded = text.encode()
+    return _length(len(encoded)) + encoded
 
-    Raises:
-        UnicodeEncodeError: a text that is not Unicode (a lone surrogate).
+
+def pack_model(model: str, version: str) -> bytes:
+    """What all rows of a model version have in common."""
+    return pack_text(model) + pack_text(version)
+
+
+def pack_answer(prediction: bytes, label: str | None, confidence: float | None) -> bytes:
+    """What all rows with the same answer have in common.
+
+    prediction: JSON: class index, value, or list of values. label: name of the class; None for a regression.
+    confidence: probability of the class, 0 to 1; None for a regression.
     """
-    id, unix_ms, request_id, model, version, input_data, prediction, label, confidence, cache = record
-    request = request_id.encode()
     return b"".join(
         (
-            _head(10, 16, id.int.to_bytes(16, "big"), 8, (unix_ms - _POSTGRES_EPOCH_MS) * 1000),
-            _text(model),
-            _text(version),
-            _json_head(len(input_data) + 1, 1),
-            input_data,
             _json_head(len(prediction) + 1, 1),
             prediction,
-            _NULL if label is None else _text(label),
+            _NULL if label is None else pack_text(label),
             _NULL if confidence is None else _double(8, confidence),
-            _text(cache),
-            _length(len(request)),
-            request,
         )
     )
 
 
-@lru_cache(4096)  # models, versions, labels: few, and the same for ever
-def _text(text: str) -> bytes:
-    encoded = text.encode()
-    return _length(len(encoded)) + encoded
+_cache_word = lru_cache(pack_text)  # local, redis, coalesced or miss
+
+
+def pack_rows(
+    rows: Iterable[tuple[bytes, bytes, str]], *, first_id: int, unix_ms: int, request_id: str, model: bytes
+) -> list[bytes]:
+    """The rows of one request, each one row of a binary COPY into COLUMNS.
+
+    Args:
+        rows: the input as it was sent, JSON; the answer, from `pack_answer`; and what became of the cache.
+        first_id: from `uuid7`, of the same `unix_ms`: a row is found by its id in the partition of its time.
+        unix_ms: when nginx took the request.
+        model: from `pack_model`.
+    """
+    when_and_model = _timestamp(8, (unix_ms - _POSTGRES_EPOCH_MS) * 1000) + model
+    request = pack_text(request_id)
+    return [
+        b"".join(
+            (
+                _FIELDS_AND_ID,
+                id.to_bytes(16, "big"),
+                when_and_model,
+                _json_head(len(input_data) + 1, 1),
+                input_data,
+                answer,
+                _cache_word(cache),
+                request,
+            )
+        )
+        for id, (input_data, answer, cache) in enumerate(rows, first_id)
+    ]
 
 
 def id_of(row: bytes) -> bytes:

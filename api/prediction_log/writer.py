@@ -9,13 +9,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prometheus_client import Counter
-
 from api import metrics
 from api.errors import LogUnavailable, Overloaded
 from api.prediction_log.link import Link
 from api.prediction_log.spool import Spool, SpoolUnavailable
 from api.prediction_log.wire import PostgresAway
+from api.tallies import CounterTally
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class Writer:
 
     async def _commit(self, group: list[Waiting]) -> None:
         batches = [waiting.rows for waiting in group]
-        metrics.LOG_GROUP_ROWS.observe(sum(map(len, batches)))
+        metrics.LOG_GROUPS.observe(sum(map(len, batches)))
         begun = time.monotonic()
         if self._link.is_up:
             try:
@@ -136,7 +135,7 @@ class Writer:
         _resolve(group, {}, metrics.LOG_ROWS_SPOOL)
 
 
-def _resolve(group: list[Waiting], refused: dict[int, str], counter: Counter) -> None:
+def _resolve(group: list[Waiting], refused: dict[int, str], counter: CounterTally) -> None:
     rows = 0
     for index, waiting in enumerate(group):
         if refused and index in refused:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from api.dependencies import CurrentReplica
 from api.processes import ReplicaCollector
 
 router = APIRouter(tags=["metrics"])
@@ -24,7 +25,8 @@ def _render() -> bytes:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics() -> Response:
+async def metrics(replica: CurrentReplica) -> Response:
     """Prometheus' text format. The README says what each metric means."""
+    replica.report()
     # In a thread: reading every worker's files takes milliseconds, in which no prediction should wait.
     return Response(await asyncio.to_thread(_render), media_type=CONTENT_TYPE_LATEST)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from starlette.types import Receive, Scope, Send
@@ -12,66 +13,98 @@ from api import metrics, problems
 from api.context import RequestContext
 from api.errors import ServingError
 from api.flights import Served
-from api.predictor import Caller, Prediction
+from api.predictor import Caller, Predictions
 from api.replica import Replica
-from api.replies import read_json_body, send_problem, send_reply
+from api.replies import JSON, Reply, problem_reply, read_json_body, send_reply
 from api.routes.hot import HotRoute
 from api.routes.parameters import Name, Version
 from api.routes.responses import problem_responses
 from api.schemas import BatchRequest, BatchResponse, PredictRequest, PredictResponse
 
 
-async def answer(scope: Scope, receive: Receive, send: Send, *, many: bool) -> None:
-    """The handler of all of them. many: whether the body holds one row or a batch."""
+async def answer(
+    context: RequestContext, replica: Replica, named: Mapping[str, str], body: bytes, *, many: bool
+) -> Reply:
+    """The one behind all of them, whichever way the request came.
+
+    Waits for plain futures only; see Predictor.
+
+    Args:
+        named: the model's name and version, if the path has them.
+        many: whether the body holds one row or a batch.
+    """
+    received = time.monotonic()
+    metrics.STAGE_RECEIVE.observe(received - context.arrived)
+    try:
+        served = replica.resolve(named.get("name"), named.get("version"))
+        context.model, context.version = served.model, served.version
+        rows = served.decoder.many(body) if many else [served.decoder.one(body)]
+        metrics.STAGE_DECODE.observe(time.monotonic() - received)
+        if context.proxy_seconds is not None:
+            metrics.STAGE_PROXY.observe(context.proxy_seconds)
+        predictions = await replica.predictor.predict(
+            served, rows, Caller(context.request_id, context.unix_ms, context.seed)
+        )
+    except ServingError as error:
+        return problem_reply(context, problems.of(error), str(error), error)
+    context.answered = time.monotonic()
+    context.rows = len(rows)
+    context.cache = predictions.tier
+    return Reply(200, _HEADERS[context.cache], (_batch_body if many else _body)(served, predictions))
+
+
+_HEADERS = {
+    tier: ((b"content-type", JSON), (b"x-cache", tier.encode()))
+    for tier in ("local", "redis", "coalesced", "miss", "mixed")
+}
+# The end of a row's answer. cached: found, and not computed for this request or one that came just before.
+_CACHED = {tier: b',"cached":%b}' % (b"true" if tier in ("local", "redis") else b"false") for tier in _HEADERS}
+
+
+def _body(served: Served, predictions: Predictions) -> bytes:
+    return b"".join(
+        (
+            b'{"id":"',
+            uuid_text(predictions.first_id),
+            b'",',
+            predictions.answers[0].members,
+            b",",
+            served.members,
+            _CACHED[predictions.tiers[0]],
+        )
+    )
+
+
+def _batch_body(served: Served, predictions: Predictions) -> bytes:
+    rows = [
+        b'{"id":"%b",%b%b' % (uuid_text(id), answer.members, _CACHED[tier])
+        for id, (answer, tier) in enumerate(
+            zip(predictions.answers, predictions.tiers, strict=True), predictions.first_id
+        )
+    ]
+    return b'{"predictions":[%b],%b}' % (b",".join(rows), served.members)
+
+
+def uuid_text(id: int) -> bytes:
+    """As UUID(int=id) has it, in a quarter of the time."""
+    digits = b"%032x" % id
+    return b"-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+async def serve(scope: Scope, receive: Receive, send: Send, *, many: bool) -> None:
+    """The handler over ASGI: for requests that are not as plain as protocol.py wants them, and for other servers."""
     context: RequestContext = scope["shoal"]
     replica: Replica = scope["state"]["replica"]
     try:
-        named = scope.get("path_params", {})
-        served = replica.resolve(named.get("name"), named.get("version"))
-        context.model, context.version = served.model, served.version
         body = await read_json_body(context, receive, max_bytes=replica.max_body_bytes)
-        begun = time.monotonic()
-        rows = served.decoder.many(body) if many else [served.decoder.one(body)]
-        metrics.STAGE_DECODE.observe(time.monotonic() - begun)
-        if context.proxy_seconds is not None:
-            metrics.STAGE_PROXY.observe(context.proxy_seconds)
-        caller = Caller(
-            request_id=context.request_id,
-            unix_ms=context.unix_ms,
-            seed=context.seed,
-            deadline=context.arrived + replica.deadline_seconds,
-        )
-        predictions = await replica.predictor.predict(served, rows, caller)
+        async with asyncio.timeout(replica.in_flight.deadline_seconds):
+            reply = await answer(context, replica, scope.get("path_params", {}), body, many=many)
+    except TimeoutError:
+        error = replica.in_flight.overdue()
+        reply = problem_reply(context, problems.of(error), str(error), error)
     except ServingError as error:
-        await send_problem(send, context, problems.of(error), str(error), error)
-        return
-    context.rows = len(predictions)
-    context.cache = _cache_word(predictions)
-    reply = _batch_reply(served, predictions) if many else _reply(served, predictions[0])
-    headers = [(b"content-type", b"application/json"), (b"x-cache", context.cache.encode())]
-    await send_reply(send, 200, headers, reply)
-
-
-def _cache_word(predictions: Sequence[Prediction]) -> str:
-    words = {prediction.cache for prediction in predictions}
-    return words.pop() if len(words) == 1 else "mixed"
-
-
-def _members(prediction: Prediction) -> bytes:
-    return b'"id":"%b",%b' % (str(prediction.id).encode(), prediction.answer.fields)
-
-
-def _reply(served: Served, prediction: Prediction) -> bytes:
-    cached = b"true" if prediction.cached else b"false"
-    return b'{%b,%b,"cached":%b}' % (_members(prediction), served.fields, cached)
-
-
-def _batch_reply(served: Served, predictions: Sequence[Prediction]) -> bytes:
-    rows = b",".join(
-        b'{%b,"cached":%b}' % (_members(prediction), b"true" if prediction.cached else b"false")
-        for prediction in predictions
-    )
-    return b'{"predictions":[%b],%b}' % (rows, served.fields)
+        reply = problem_reply(context, problems.of(error), str(error), error)
+    await send_reply(send, reply)
 
 
 # --- OpenAPI: what the routes take and give. FastAPI reads these signatures; HotRoute answers in their place.
@@ -105,8 +138,6 @@ def predict_batch_with_version(name: Name, version: Version, body: BatchRequest)
     """Answer many rows with one version of the model."""
 
 
-_ONE = partial(answer, many=False)
-_MANY = partial(answer, many=True)
 _RESPONSES = problem_responses(400, 404, 413, 415, 422, 429, 500, 503, 504) | {
     200: {
         "headers": {
@@ -120,13 +151,20 @@ _RESPONSES = problem_responses(400, 404, 413, 415, 422, 429, 500, 503, 504) | {
 }
 
 ROUTES = [
-    HotRoute(path, signature, handler, tags=["predictions"], responses=_RESPONSES)
-    for path, signature, handler in (
-        ("/predict", predict, _ONE),
-        ("/predict/batch", predict_batch, _MANY),
-        ("/models/{name}/predict", predict_with_model, _ONE),
-        ("/models/{name}/predict/batch", predict_batch_with_model, _MANY),
-        ("/models/{name}/versions/{version}/predict", predict_with_version, _ONE),
-        ("/models/{name}/versions/{version}/predict/batch", predict_batch_with_version, _MANY),
+    HotRoute(
+        path,
+        signature,
+        answer=partial(answer, many=many),
+        serve=partial(serve, many=many),
+        tags=["predictions"],
+        responses=_RESPONSES,
+    )
+    for path, signature, many in (
+        ("/predict", predict, False),
+        ("/predict/batch", predict_batch, True),
+        ("/models/{name}/predict", predict_with_model, False),
+        ("/models/{name}/predict/batch", predict_batch_with_model, True),
+        ("/models/{name}/versions/{version}/predict", predict_with_version, False),
+        ("/models/{name}/versions/{version}/predict/batch", predict_batch_with_version, True),
     )
 ]

@@ -12,22 +12,36 @@ ROOT = Path(__file__).parents[2]
 API = ROOT / "api"
 
 LAYERS = [
-    {"app"},
+    {"app", "protocol"},
     {"middleware", "handlers"},
     {"routes"},
     {"dependencies", "lifespan", "replies"},
-    {"replica", "problems", "context", "schemas"},
+    {"replica", "problems", "schemas"},
+    {"in_flight"},
+    {"context"},
     {"predictor"},
     {"flights"},
     {"batching", "prediction_log", "models", "cache", "rows", "answers", "processes"},
     {"settings", "logs", "metrics", "errors"},
+    {"tallies"},
 ]
 """A module imports from its own row or from one further down, never upwards."""
 
 APART = {"local", "training", "worker", "gunicorn", "__main__", "__init__"}
 """Programs of their own: how a replica is started, the command line, what made the shipped models."""
 
-KNOWS_HTTP = {"app", "middleware", "handlers", "routes", "dependencies", "replies", "problems", "context", "schemas"}
+KNOWS_HTTP = {
+    "app",
+    "protocol",
+    "middleware",
+    "handlers",
+    "routes",
+    "dependencies",
+    "replies",
+    "problems",
+    "context",
+    "schemas",
+}
 
 
 def layer_of(part: str) -> int:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from api import lifespan
 from api.app import build_app, load_programs
 from api.lifespan import Programs
 from api.models.repository import Repository
+from api.protocol import PredictionProtocol
 from api.settings import Settings
 from tests.conftest import Database
 from tests.servers import Redis
@@ -40,7 +45,20 @@ def shipped_models() -> tuple[Repository, Programs]:
 
 @asynccontextmanager
 async def served(settings: Settings, repository: Repository, programs: Programs) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that speaks to the app as nginx would, past the network."""
+    """A client of a worker, without gunicorn and nginx before it."""
+    async with (
+        lifespan.open_replica(settings, repository, programs) as state,
+        listening(build_app(settings, repository, programs), dict(state)) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def served_over_asgi(
+    settings: Settings, repository: Repository, programs: Programs
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The same without our protocol: as another ASGI server would have it."""
     app = build_app(settings, repository, programs)
     async with lifespan.open_replica(settings, repository, programs) as state:
 
@@ -48,12 +66,26 @@ async def served(settings: Settings, repository: Repository, programs: Programs)
             scope["state"] = dict(state)
             await app(scope, receive, send)
 
-        transport = httpx.ASGITransport(app_with_state)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shoal") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app_with_state), base_url="http://shoal") as client:
             yield client
 
 
-@pytest.fixture
-async def client(settings: Settings, shipped_models: tuple[Repository, Programs]) -> AsyncIterator[httpx.AsyncClient]:
-    async with served(settings, *shipped_models) as client:
+@asynccontextmanager
+async def listening(app: ASGIApp, state: dict[str, Any]) -> AsyncIterator[str]:
+    """The protocol of a worker on a port of its own. Gives its URL."""
+    config = uvicorn.Config(app, http=PredictionProtocol, lifespan="off", log_config=None)
+    config.load()
+    connections = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: PredictionProtocol(config, connections, state), "127.0.0.1", 0
+    )
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.fixture(params=[served, served_over_asgi])
+async def client(
+    request: pytest.FixtureRequest, settings: Settings, shipped_models: tuple[Repository, Programs]
+) -> AsyncIterator[httpx.AsyncClient]:
+    async with request.param(settings, *shipped_models) as client:
         yield client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from uuid import UUID
 
 import httpx
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from api import metrics
+from api import metrics, tallies
+from api.in_flight import InFlight
 from api.middleware import Envelope
 from api.routes.hot import HotRoutes
 
@@ -215,8 +217,13 @@ async def test_a_request_that_is_cut_off_as_the_replica_stops_gets_a_problem_and
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": "/models", "headers": []}
-    counted = metrics.REQUESTS.labels("other", "503", "stopping")._value.get()
+    def counted() -> float:
+        tallies.flush()
+        return float(metrics.REQUESTS.labels("other", "503", "stopping")._value.get())
+
+    state = {"replica": SimpleNamespace(in_flight=InFlight(deadline_seconds=10))}
+    scope = {"type": "http", "method": "GET", "path": "/models", "headers": [], "state": state}
+    before = counted()
     request = asyncio.ensure_future(Envelope(hang, HotRoutes([]))(scope, receive, send))
     await begun.wait()
     request.cancel()  # as uvicorn does when the drain is over
@@ -224,7 +231,8 @@ async def test_a_request_that_is_cut_off_as_the_replica_stops_gets_a_problem_and
 
     assert sent[0]["status"] == 503
     assert json.loads(sent[1]["body"])["type"] == "urn:shoal:problem:stopping"
-    assert metrics.REQUESTS.labels("other", "503", "stopping")._value.get() == counted + 1
+    assert counted() == before + 1
+    assert len(state["replica"].in_flight) == 0
 
 
 # --- the log --------------------------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api.errors import LogUnavailable, Overloaded
-from api.prediction_log import LogStatus, log, pack
+from api.prediction_log import LogStatus, log
 from api.prediction_log.link import Link
 from api.prediction_log.migrations import load
 from tests.conftest import Database
-from tests.prediction_rows import id_in, logged, poison, prediction_log, record, row, spooled
+from tests.prediction_rows import id_in, logged, pack, poison, prediction_log, record, row, spooled
 from tests.servers import eventually_async as eventually
 
 

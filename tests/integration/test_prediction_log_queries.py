@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from api.errors import InvalidParameters, QueryUnavailable
-from api.prediction_log import PredictionLog, Record, pack
+from api.prediction_log import PredictionLog
 from tests.conftest import Database
-from tests.prediction_rows import prediction_log, record
+from tests.prediction_rows import Record, pack, prediction_log, record
 
 NOW = time.time_ns() // 1_000_000
 DAY = 86_400_000

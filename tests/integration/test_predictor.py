@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from api import metrics
+from api import metrics, tallies
 from api.answers import Regression
 from api.batching import Batcher
 from api.cache.address import Address
@@ -23,11 +24,12 @@ from api.cache.breaker import Breaker
 from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
 from api.cache.shared import SharedCache
-from api.errors import DeadlineExceeded, ModelFailed, Overloaded
+from api.errors import ModelFailed, Overloaded
 from api.flights import Served
-from api.prediction_log import PredictionLog
+from api.prediction_log import PredictionLog, pack_model
 from api.predictor import Caller, Predictor
 from api.rows import Row, RowDecoder
+from api.tallies import CounterTally, HistogramTally
 from tests.conftest import Database
 from tests.servers import Redis
 from tests.servers import eventually_async as eventually
@@ -63,16 +65,14 @@ class Worker:
         self.model = model
         self.log = log
 
-    async def ask(self, *rows: list[float], seed: bytes | None = None, seconds: float = 10) -> list[tuple[float, str]]:
+    async def ask(self, *rows: list[float]) -> list[tuple[float, str]]:
         """The answers, each with what became of the cache."""
-        caller = Caller(
-            request_id="test",
-            unix_ms=time.time_ns() // 1_000_000,
-            seed=seed or np.random.default_rng().bytes(16),
-            deadline=time.monotonic() + seconds,
-        )
-        predictions = await self.predictor.predict(self.served, [row_of(numbers) for numbers in rows], caller)
-        return [(float(each.answer.prediction), each.cache) for each in predictions]
+        caller = Caller("test", time.time_ns() // 1_000_000, np.random.default_rng().bytes(16))
+        answers, tiers = (await self.predictor.predict(self.served, [row_of(each) for each in rows], caller))[1:]
+        return [
+            (float(json.loads(b"{" + answer.members + b"}")["prediction"]), tier)
+            for answer, tier in zip(answers, tiers, strict=True)
+        ]
 
 
 def row_of(numbers: list[float]) -> Row:
@@ -103,22 +103,23 @@ async def worker(postgres: Database, redis: Redis, spool: Path) -> AsyncIterator
         stack.push_async_callback(shared.close)
         executor = stack.enter_context(ThreadPoolExecutor(1))
         predictor = Predictor(local=LocalCache(1000), shared=shared, log=log)
-        stack.push_async_callback(predictor.close)
         stack.callback(model.gate.set)
-        yield Worker(predictor, serve(model, executor), model, log)
+        yield Worker(predictor, serve(model, predictor, executor), model, log)
 
 
-def serve(model: Model, executor: ThreadPoolExecutor) -> Served:
+def serve(model: Model, predictor: Predictor, executor: ThreadPoolExecutor) -> Served:
     return Served(
         model="sum",
         version="1",
-        fields=b'"model":"sum","version":"1"',
+        members=b'"model":"sum","version":"1"',
+        packed=pack_model("sum", "1"),
         keys=KeySpace("sum", "1", "00" * 32),
         decoder=RowDecoder([2], max_rows=100),
         reader=Regression(),
         output_width=1,
         batcher=Batcher(
             model.run,
+            on_run=predictor.computed,
             model="sum",
             version="1",
             row_shape=[2],
@@ -128,9 +129,11 @@ def serve(model: Model, executor: ThreadPoolExecutor) -> Served:
             executor=executor,
         ),
         counts={
-            cache: metrics.PREDICTIONS.labels("sum", "1", cache) for cache in ("local", "redis", "coalesced", "miss")
+            tier: CounterTally(metrics.PREDICTIONS.labels("sum", "1", tier))
+            for tier in ("local", "redis", "coalesced", "miss")
         },
-        seconds=metrics.PREDICTION_SECONDS.labels("sum", "1"),
+        seconds=HistogramTally(metrics.PREDICTION_SECONDS.labels("sum", "1")),
+        queued_rows=metrics.QUEUED_ROWS.labels("sum", "1"),
     )
 
 
@@ -144,7 +147,7 @@ async def started(model: Model) -> None:
 
 
 async def waiting(worker: Worker, callers: int) -> None:
-    await eventually(lambda: sum(flight.waiters for flight in worker.predictor._flights.values()) == callers)
+    await eventually(lambda: sum(len(flight.waiting) for flight in worker.predictor._flights.values()) == callers)
 
 
 async def test_the_second_time_it_comes_from_memory_and_elsewhere_from_redis(
@@ -198,8 +201,11 @@ async def test_a_row_that_everybody_left_is_computed_anew_for_who_comes_later(op
         blocker = asyncio.create_task(one.ask([9, 9]))
         await started(one.model)
 
-        with pytest.raises(DeadlineExceeded):
-            await one.ask([1, 2], seconds=0.05)
+        left = asyncio.create_task(one.ask([1, 2]))
+        await waiting(one, 2)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
         later = asyncio.create_task(one.ask([1, 2]))
         await waiting(one, 2)
         one.model.gate.set()
@@ -257,8 +263,9 @@ async def test_a_lookup_is_counted_once_whatever_became_of_it(
     open_worker: Callable[[], Any], redis_server: Callable[[], Redis], postgres: Database, tmp_path: Path
 ) -> None:
     def counts() -> list[float]:
-        counters = (metrics.CACHE_REDIS_HITS, metrics.CACHE_REDIS_MISSES, metrics.CACHE_ERRORS, metrics.CACHE_SKIPPED)
-        return [float(counter._value.get()) for counter in counters]
+        tallies.flush()
+        results = [metrics.CACHE_LOOKUPS.labels("redis", result) for result in ("hit", "miss", "error", "skipped")]
+        return [float(result._value.get()) for result in results]
 
     def since(before: list[float]) -> list[float]:
         return [now - then for now, then in zip(counts(), before, strict=True)]
@@ -290,11 +297,11 @@ async def test_an_answer_is_in_postgres_when_it_is_given_and_a_retry_adds_no_row
         }
 
         # nginx sends a request again, with the same time and seed, when a replica died before its reply.
-        caller = Caller("again", time.time_ns() // 1_000_000, b"s" * 16, time.monotonic() + 10)
+        caller = Caller("again", time.time_ns() // 1_000_000, b"s" * 16)
         first = await one.predictor.predict(one.served, [row_of([5, 6])], caller)
         second = await one.predictor.predict(one.served, [row_of([5, 6])], caller)
 
-        assert first[0].id == second[0].id
+        assert first.first_id == second.first_id
         rows, _ = await one.log.queries.page()
         assert [row["input_data"] for row in rows].count([5, 6]) == 1
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.batching import Batcher
@@ -27,17 +27,30 @@ class Waiter:
         self.is_abandoned = False
         self.output: float | None = None
         self.error: Exception | None = None
+        self.settled = asyncio.Event()
 
-    def land(self, output: Array, *, started: float, finished: float) -> None:
-        assert self.output is None
-        assert self.error is None
-        assert started <= finished
-        self.output = output.item()
+    def land(self, output: float) -> None:
+        assert not self.settled.is_set()
+        self.output = output
+        self.settled.set()
 
     def fail(self, error: Exception) -> None:
-        assert self.output is None
-        assert self.error is None
+        assert not self.settled.is_set()
         self.error = error
+        self.settled.set()
+
+
+def land(waiters: list[Waiter], outputs: Array, started: float, finished: float) -> None:
+    assert started <= finished
+    for waiter, output in zip(waiters, outputs, strict=True):
+        waiter.land(output.item())
+
+
+async def settle(waiters: list[Waiter]) -> None:
+    """Until each has its answer or its error."""
+    async with asyncio.timeout(5):
+        for waiter in waiters:
+            await waiter.settled.wait()
 
 
 class GatedModel:
@@ -74,9 +87,10 @@ def batcher(
     *,
     max_batch_rows: int = 4,
     max_queued_rows: int = 100,
-) -> Batcher:
+) -> Batcher[Waiter]:
     return Batcher(
         model.run,
+        on_run=land,
         model="doubler",
         version="1",
         row_shape=[1],
@@ -87,6 +101,20 @@ def batcher(
     )
 
 
+def doubler(run: Callable[[Array], Array], on_run: Callable[..., None]) -> Batcher[Waiter]:
+    return Batcher(
+        run,
+        on_run=on_run,
+        model="doubler",
+        version="1",
+        row_shape=[1],
+        max_batch_rows=8,
+        max_queued_rows=8,
+        max_wait_seconds=1,
+        executor=None,
+    )
+
+
 async def started(model: GatedModel) -> None:
     assert await asyncio.to_thread(model.started.wait, 5)
 
@@ -94,39 +122,50 @@ async def started(model: GatedModel) -> None:
 async def test_rows_gather_while_the_model_is_busy(gated_model: GatedModel, thread: ThreadPoolExecutor) -> None:
     batch = batcher(gated_model, thread)
     waiters = [Waiter(n) for n in range(6)]
-    first = asyncio.create_task(batch.submit(waiters[:1]))
+    for waiter in waiters:
+        batch.submit([waiter])
     await started(gated_model)
+    assert batch.queued_rows == 5
 
-    for waiter in waiters[1:]:
-        await batch.submit([waiter])  # returns at once: the first one's task runs for all
     gated_model.gate.set()
-    await first
+    await settle(waiters)
 
     assert [waiter.output for waiter in waiters] == [0, 2, 4, 6, 8, 10]
     assert gated_model.batches == [1, 4, 1]
-    batch.check_room(100)  # nothing waits any more
+    assert batch.queued_rows == 0
+
+
+async def test_an_idle_model_runs_on_the_event_loop_at_once(gated_model: GatedModel) -> None:
+    gated_model.gate.set()
+    waiter = Waiter(4)
+
+    batcher(gated_model).submit([waiter])
+
+    assert waiter.output == 8
 
 
 async def test_who_left_is_not_run(gated_model: GatedModel, thread: ThreadPoolExecutor) -> None:
     batch = batcher(gated_model, thread)
     waiters = [Waiter(n) for n in range(4)]
-    first = asyncio.create_task(batch.submit(waiters[:1]))
+    batch.submit(waiters[:1])
     await started(gated_model)
-    await batch.submit(waiters[1:])
+    batch.submit(waiters[1:])
 
     waiters[2].is_abandoned = True
     gated_model.gate.set()
-    await first
+    await settle([waiters[0], waiters[1], waiters[3]])
 
     assert [waiter.output for waiter in waiters] == [0, 2, None, 6]
     assert gated_model.batches == [1, 2]
 
 
-async def test_a_poisonous_row_fails_alone(gated_model: GatedModel) -> None:
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_poisonous_row_fails_alone(gated_model: GatedModel, thread: ThreadPoolExecutor, inline: bool) -> None:
     gated_model.gate.set()
     waiters = [Waiter(n) for n in (1, -1, 3)]
 
-    await batcher(gated_model).submit(waiters)
+    batcher(gated_model, None if inline else thread).submit(waiters)
+    await settle(waiters)
 
     assert [waiter.output for waiter in waiters] == [2, None, 6]
     assert isinstance(waiters[1].error, ModelFailed)
@@ -139,13 +178,13 @@ async def test_rows_beyond_the_queue_are_refused_and_say_when_to_come_back(
 ) -> None:
     batch = batcher(gated_model, thread, max_queued_rows=2)
     running = Waiter(0)
-    first = asyncio.create_task(batch.submit([running]))
+    batch.submit([running])
     await started(gated_model)
 
     waiters = [Waiter(n) for n in range(1, 5)]
-    await batch.submit(waiters)
+    batch.submit(waiters)
     gated_model.gate.set()
-    await first
+    await settle(waiters)
 
     assert [waiter.output for waiter in waiters] == [2, 4, None, None]
     for refused in waiters[2:]:
@@ -154,61 +193,79 @@ async def test_rows_beyond_the_queue_are_refused_and_say_when_to_come_back(
 
 
 async def test_outputs_that_do_not_match_the_rows_are_nobodys_answer() -> None:
-    gated_model = GatedModel()
-    batch = Batcher(
-        lambda rows: rows[:-1],
-        model="short",
-        version="1",
-        row_shape=[1],
-        max_batch_rows=8,
-        max_queued_rows=8,
-        max_wait_seconds=1,
-        executor=None,
-    )
     waiters = [Waiter(n) for n in range(3)]
-    gated_model.gate.set()
 
-    await batch.submit(waiters)
+    doubler(lambda rows: rows[:-1], land).submit(waiters)
+    await settle(waiters)
 
     assert all(isinstance(waiter.error, ModelFailed) for waiter in waiters)
 
 
-async def test_nobody_waits_for_a_runner_that_was_cancelled(
-    gated_model: GatedModel, thread: ThreadPoolExecutor
-) -> None:
+async def test_outputs_that_cannot_be_read_fail_their_rows() -> None:
+    def unreadable(*_: object) -> None:
+        raise LookupError("no such class")
+
+    waiters = [Waiter(n) for n in range(3)]
+
+    doubler(lambda rows: rows * 2, unreadable).submit(waiters)
+
+    for waiter in waiters:
+        assert isinstance(waiter.error, ModelFailed)
+        assert isinstance(waiter.error.__cause__, LookupError)
+
+
+async def test_nobody_waits_for_a_batcher_that_is_closed(gated_model: GatedModel, thread: ThreadPoolExecutor) -> None:
     batch = batcher(gated_model, thread)
     waiters = [Waiter(n) for n in range(6)]
-    first = asyncio.create_task(batch.submit(waiters[:1]))
+    batch.submit(waiters)
     await started(gated_model)
-    await batch.submit(waiters[1:])
 
-    first.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await first
+    closing = asyncio.create_task(batch.close())
+    await settle(waiters[4:])
+    assert not closing.done()  # the model still runs
     gated_model.gate.set()
+    await closing
 
-    assert all(isinstance(waiter.error, ModelFailed) for waiter in waiters)
-    after = Waiter(7)
-    await batch.submit([after])
-    assert after.output == 14
+    assert [waiter.output for waiter in waiters[:4]] == [0, 2, 4, 6]
+    assert all(isinstance(waiter.error, ModelFailed) for waiter in waiters[4:])
 
 
-@given(arrivals=st.lists(st.lists(st.integers(-1, 50), max_size=9), max_size=9), limit=st.integers(1, 5))
-def test_every_caller_gets_its_own_answer_for_any_arrival_order(arrivals: list[list[int]], limit: int) -> None:
+@settings(deadline=None)
+@given(
+    arrivals=st.lists(st.lists(st.integers(-1, 50), max_size=9), max_size=9),
+    leaving=st.sets(st.integers(0, 80)),
+    limit=st.integers(1, 5),
+    inline=st.booleans(),
+)
+def test_every_caller_gets_its_own_answer_for_any_arrival_order(
+    arrivals: list[list[int]], leaving: set[int], limit: int, inline: bool
+) -> None:
+    """However they arrive between runs, whoever leaves, and whoever spoils a batch."""
     model = GatedModel()
     model.gate.set()
 
-    async def submit_all() -> list[Waiter]:
-        batch = batcher(model, max_batch_rows=limit, max_queued_rows=1000)
-        waiters = [[Waiter(n) for n in group] for group in arrivals]
-        await asyncio.gather(*(batch.submit(group) for group in waiters))
-        batch.check_room(100)  # nothing waits any more
-        return [waiter for group in waiters for waiter in group]
+    async def submit_all() -> tuple[list[tuple[int, Waiter]], int]:
+        with ThreadPoolExecutor(1) as thread:
+            batch = batcher(model, None if inline else thread, max_batch_rows=limit, max_queued_rows=1000)
+            waiters: list[tuple[int, Waiter]] = []
+            for group in arrivals:
+                arrived = [(n, Waiter(n)) for n in group]
+                waiters += arrived
+                batch.submit([waiter for _, waiter in arrived])
+                for index, (_, waiter) in enumerate(waiters):
+                    waiter.is_abandoned |= index in leaving
+                await asyncio.sleep(0)  # a turn of the loop, in which a batch may run or not
+            await settle([waiter for _, waiter in waiters if not waiter.is_abandoned])
+            await batch.close()
+            return waiters, batch.queued_rows
 
-    waiters = asyncio.run(submit_all())
+    waiters, queued_rows = asyncio.run(submit_all())
 
-    for number, waiter in zip([n for group in arrivals for n in group], waiters, strict=True):
+    assert queued_rows == 0
+    for number, waiter in waiters:
+        if waiter.is_abandoned and not waiter.settled.is_set():
+            continue
         if number == -1:
             assert isinstance(waiter.error, ModelFailed)
-        else:
+        elif waiter.error is None or not waiter.is_abandoned:
             assert waiter.output == number * 2

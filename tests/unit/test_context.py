@@ -12,7 +12,7 @@ HEX = b"0123456789abcdef" * 2
 
 
 def context(**headers: bytes) -> RequestContext:
-    return RequestContext({"headers": [(name.replace("_", "-").encode(), value) for name, value in headers.items()]})
+    return RequestContext("GET", "/predictions", [(name.replace("_", "-").encode(), headers[name]) for name in headers])
 
 
 def test_nginx_names_the_request_and_its_time() -> None:
@@ -49,7 +49,7 @@ def test_a_log_line_holds_no_query_and_no_header() -> None:
     request = context(authorization=b"Bearer secret", x_shoal_id=HEX)
     request.status = 200
 
-    line = request.line("GET", "/predictions", 0.01)
+    line = request.line(0.01)
 
     assert "secret" not in str(line)
     assert line["request_id"] == HEX.decode()

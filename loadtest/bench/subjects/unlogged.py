@@ -22,7 +22,10 @@ class Unlogged(PredictionLog):
 
 
 def create_app() -> FastAPI:
-    for module, name, instead in ((lifespan, "PredictionLog", Unlogged), (predictor, "pack", lambda record: b"")):
+    for module, name, instead in (
+        (lifespan, "PredictionLog", Unlogged),
+        (predictor, "pack_rows", lambda rows, **_: []),
+    ):
         if not hasattr(module, name):
             raise AttributeError(f"{module.__name__} has no {name} to be replaced")
         setattr(module, name, instead)

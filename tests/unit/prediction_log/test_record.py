@@ -9,18 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.prediction_log.record import COLUMNS, Record, id_of, pack, uuid7
+from api.prediction_log.record import COLUMNS, id_of, pack_answer, pack_model, pack_rows, uuid7
+from tests.prediction_rows import Record, pack, record
 
 times = st.integers(0, 2**48 - 1)
 
 
 @given(times, st.binary(max_size=64))
 def test_an_id_is_a_uuid7_of_its_time_and_the_same_every_time(unix_ms: int, seed: bytes) -> None:
-    id = uuid7(unix_ms, seed)
+    id = UUID(int=uuid7(unix_ms, seed))
 
     assert (id.version, id.variant) == (7, RFC_4122)
     assert id.int >> 80 == unix_ms
-    assert id == uuid7(unix_ms, seed)
+    assert id.int == uuid7(unix_ms, seed)
 
 
 @given(st.sets(st.binary(max_size=32), min_size=2, max_size=50))
@@ -29,13 +30,37 @@ def test_other_seeds_make_other_ids(seeds: set[bytes]) -> None:
 
 
 def test_every_bit_of_chance_is_used() -> None:
-    fixed = 0xFFFF_FFFF_FFFF << 80 | 0xF << 76 | 0b11 << 62
+    fixed = 0xFFFF_FFFF_FFFF << 80 | 0xF << 76 | 0b111 << 61
     seen_set = seen_clear = 0
     for n in range(200):
-        id = uuid7(0, n.to_bytes(2, "big")).int
+        id = uuid7(0, n.to_bytes(2, "big"))
         seen_set |= id
         seen_clear |= ~id
     assert (seen_set | fixed) & (seen_clear | fixed) == 2**128 - 1
+
+
+@given(times, st.binary(max_size=64), st.integers(0, 100_000))
+def test_the_rows_of_a_request_count_up_from_its_id(unix_ms: int, seed: bytes, rows: int) -> None:
+    first = UUID(int=uuid7(unix_ms, seed))
+    last = UUID(int=uuid7(unix_ms, seed) + rows)
+
+    assert (last.version, last.variant) == (7, RFC_4122)
+    assert last.int >> 62 == first.int >> 62  # time, version, variant and the upper chance are untouched
+    assert first <= last
+
+
+def test_many_rows_are_packed_as_each_by_itself() -> None:
+    records = [record(unix_ms=5, id=UUID(int=7 + n), request_id="r", input_data=b"%d" % n) for n in range(3)]
+
+    together = pack_rows(
+        [(each.input_data, pack_answer(each.prediction, each.label, each.confidence), each.cache) for each in records],
+        first_id=7,
+        unix_ms=5,
+        request_id="r",
+        model=pack_model("penguins", "2"),
+    )
+
+    assert together == [pack(each) for each in records]
 
 
 @given(
@@ -53,23 +78,21 @@ def test_every_bit_of_chance_is_used() -> None:
         cache=st.text(),
     )
 )
-def test_a_packed_row_holds_each_field_behind_its_length(record: Record) -> None:
-    row = pack(record)
+def test_a_packed_row_holds_each_field_behind_its_length(logged: Record) -> None:
+    row = pack(logged)
 
     fields = fields_of(row)
     assert len(fields) == len(COLUMNS)
-    assert id_of(row) == record.id.bytes == fields[0]
-    assert fields[4] == b"\x01" + record.input_data
-    assert fields[6] == (None if record.label is None else record.label.encode())
-    assert fields[7] == (None if record.confidence is None else struct.pack("!d", record.confidence))
-    assert fields[9] == record.request_id.encode()
+    assert id_of(row) == logged.id.bytes == fields[0]
+    assert fields[4] == b"\x01" + logged.input_data
+    assert fields[6] == (None if logged.label is None else logged.label.encode())
+    assert fields[7] == (None if logged.confidence is None else struct.pack("!d", logged.confidence))
+    assert fields[9] == logged.request_id.encode()
 
 
 def test_a_text_that_is_not_unicode_is_refused_before_it_is_logged() -> None:
-    record = Record(UUID(int=0), 0, "\ud800", "m", "1", b"1", b"1", None, None, "miss")
-
     with pytest.raises(UnicodeEncodeError):
-        pack(record)
+        pack(record(request_id="\ud800"))
 
 
 def fields_of(row: bytes) -> list[bytes | None]:
