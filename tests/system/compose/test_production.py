@@ -39,6 +39,11 @@ def test_https_is_spoken_when_there_is_a_certificate(production: Stack) -> None:
     assert version == "2"
 
 
+def test_a_replica_counts_the_cpus_it_may_use_not_those_of_the_machine(production: Stack) -> None:
+    count = "from api.models.cgroups import cpus; print(cpus())"
+    assert production.shell(f"docker compose exec -T api python -c '{count}'").split() == ["1.0"]  # API_CPUS
+
+
 def test_only_nginx_is_published_and_grafana_on_loopback(production: Stack) -> None:
     published = {
         production.inspect(container)["Config"]["Labels"]["com.docker.compose.service"]: bindings
