@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import http.client
+import http.server
 import json
 import os
+import random
 import re
 import socket
+import socketserver
 import ssl
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -101,8 +106,21 @@ def test_without_a_replica_the_answer_is_a_problem_to_come_back_with(nginx: Ngin
     assert reply.headers.get_all("Retry-After") == ["1"]
 
 
-def test_replicas_are_tried_again_and_again_while_all_of_them_fail(nginx: Nginx) -> None:
+@pytest.fixture(params=["least_conn", "hash"])
+def without_replicas(request: pytest.FixtureRequest, nginx: Nginx, folders: Callable[[], Path]) -> Iterator[Nginx]:
+    """nginx before two replicas that are not there."""
+    if request.param == "least_conn":
+        yield nginx
+        return
+    server = Nginx(folders(), [f"127.0.0.1:{port}" for port in free_ports(2)], NGINX_BALANCE=request.param)
+    server.start()
+    yield server
+    server.close()
+
+
+def test_replicas_are_tried_again_and_again_while_all_of_them_fail(without_replicas: Nginx) -> None:
     # With max_fails alone, nginx would mark both and then answer without trying any, for seconds after they are back.
+    nginx = without_replicas
     ids = [f"try-{number}" for number in range(6)]
     for request_id in ids:
         ask(nginx, "POST", "/predict", b"{}", X_Request_Id=request_id)
@@ -294,6 +312,7 @@ def certified(folder: Path) -> tuple[ssl.SSLContext, dict[str, str]]:
     [
         {},  # compose's own, where the name of the replicas is looked up again and again
         {"NGINX_UPSTREAMS": "127.0.0.1:1, 127.0.0.1:2", "NGINX_LISTEN": "127.0.0.1:8080", "NGINX_WORKERS": "1"},
+        {"NGINX_BALANCE": "hash"},
         {"NGINX_RATE_LIMIT": "60r/m", "NGINX_RATE_BURST": "1", "NGINX_RESOLVER": "10.0.0.1"},
     ],
 )
@@ -308,3 +327,128 @@ def test_the_configuration_is_one_that_nginx_accepts(tmp_path: Path, env: dict[s
     assert "[warn]" not in checked.stderr
     rendered = "\n".join(path.read_text() for path in tmp_path.rglob("*.conf"))
     assert re.findall(r"^[^#\n]*\$\{.*", rendered, re.MULTILINE) == []
+
+
+# --- which replica ----------------------------------------------------------------------------------------------------
+class SayAddress(http.server.BaseHTTPRequestHandler):
+    """Answers whatever it is asked with the address that was asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = str(self.connection.getsockname()[0]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")  # when the server is gone, nothing of it is left
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST  # noqa: N815 - http.server's name for it
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+class Named(http.server.ThreadingHTTPServer):
+    """In a replica's place."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(address, SayAddress)
+
+
+class Names(socketserver.ThreadingUDPServer):
+    """Docker's DNS: gives the addresses of all replicas for one name, in an order of its own each time."""
+
+    daemon_threads = True
+
+    def __init__(self, addresses: list[str]) -> None:
+        self.addresses = addresses
+        super().__init__(("127.0.0.1", 0), self.Answer)
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            assert isinstance(self.server, Names)
+            query, sender = cast(tuple[bytes, socket.socket], self.request)
+            question = query[12 : query.index(b"\0", 12) + 5]
+            addresses = random.sample(self.server.addresses, len(self.server.addresses))
+            header = bytes(query[:2]) + b"\x81\x80" + struct.pack(">HHHH", 1, len(addresses), 0, 0)
+            answers = (
+                b"\xc0\x0c\0\1\0\1" + struct.pack(">IH", 1, 4) + socket.inet_aton(address) for address in addresses
+            )
+            sender.sendto(header + question + b"".join(answers), self.client_address)
+
+
+@pytest.fixture
+def hashing(folders: Callable[[], Path]) -> Iterator[tuple[Nginx, dict[str, Named]]]:
+    """nginx with NGINX_BALANCE=hash before three replicas that share a name, as in compose; and those, by address."""
+    [port] = free_ports()
+    addresses = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    with ExitStack() as stack:
+        replicas = {address: stack.enter_context(Named((address, port))) for address in addresses}
+        names = stack.enter_context(Names(addresses))
+        for server in (names, *replicas.values()):
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+        nginx = Nginx(
+            folders(),
+            [f"api.test:{port} resolve"],
+            NGINX_RESOLVER=f"127.0.0.1:{names.server_address[1]}",
+            NGINX_BALANCE="hash",
+        )
+        stack.callback(nginx.close)
+        nginx.start()
+        eventually(lambda: ask(nginx, "POST", "/predict", b"{}").status == 200, because="the name is known")
+        yield nginx, replicas
+
+
+def taken_by(nginx: Nginx, body: bytes | None, method: str = "POST") -> str:
+    reply = ask(nginx, method, "/predict", body)
+    assert reply.status == 200
+    return reply.body.decode()
+
+
+def test_equal_bodies_meet_in_one_replica_and_others_spread(hashing: tuple[Nginx, dict[str, Named]]) -> None:
+    nginx, replicas = hashing
+    bodies = [b'{"features": [%d.0]}' % number for number in range(60)] + [bytes(1000 * 1024)]
+    first = [taken_by(nginx, body) for body in bodies]
+
+    assert [taken_by(nginx, body) for body in bodies] == first
+    assert set(first) == set(replicas)
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", b""), ("POST", bytes(1280 * 1024))])
+def test_what_has_no_body_at_hand_goes_anywhere(
+    hashing: tuple[Nginx, dict[str, Named]], method: str, body: bytes | None
+) -> None:
+    nginx, replicas = hashing
+
+    eventually(lambda seen=set(): seen.add(taken_by(nginx, body, method)) or seen == set(replicas))  # type: ignore[misc]
+
+
+def test_only_the_bodies_of_a_replica_that_is_gone_go_elsewhere(hashing: tuple[Nginx, dict[str, Named]]) -> None:
+    nginx, replicas = hashing
+    bodies = [b'{"features": [%d.0]}' % number for number in range(60)]
+    before = [taken_by(nginx, body) for body in bodies]
+
+    replicas["127.0.0.2"].shutdown()
+    replicas["127.0.0.2"].server_close()
+
+    after = [taken_by(nginx, body) for body in bodies]
+    assert all(new == old for new, old in zip(after, before, strict=True) if old != "127.0.0.2")
+    assert set(after) == {"127.0.0.1", "127.0.0.3"}
+
+
+def test_a_balance_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [ROOT / "nginx" / "start", "-t"],
+        env={**os.environ, "VENV": sys.prefix, "VAR": str(tmp_path), "NGINX_BALANCE": "random"},
+        capture_output=True,
+        text=True,
+    )
+    assert refused.returncode == 1
+    assert "expected least_conn or hash, got 'random'" in refused.stderr
