@@ -78,7 +78,9 @@ async def open_replica(settings: Settings, repository: Repository, programs: Pro
             shared=cache,
             epochs=epochs,
             log=log,
-            in_flight=InFlight(settings.deadline_seconds),
+            in_flight=InFlight(
+                deadline_seconds=settings.deadline_seconds, max_requests=settings.max_requests_in_flight
+            ),
             default_model=settings.default_model,
             max_body_bytes=settings.max_body_bytes,
         )
@@ -167,7 +169,8 @@ async def _serve(
             row_shape=version.input_shape,
             max_batch_rows=most,
             max_queued_rows=settings.max_queued_rows,
-            max_wait_seconds=settings.deadline_seconds,
+            # Half: what is known of a run is an estimate, and a row that waited in vain costs as much as an answer.
+            max_wait_seconds=settings.deadline_seconds / 2,
             executor=None if inline else executor,
         ),
         counts={

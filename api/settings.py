@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     max_rows_per_request: int = Field(1024, ge=1, le=100_000)
     """Largest batch in one request. More belong in several requests, so that one caller cannot hold up the rest."""
 
+    max_requests_in_flight: int = Field(1000, ge=1, le=1_000_000)
+    """Predictions that one worker answers at the same time. Beyond: 429 before anything is read of them, which costs a
+    fraction of an answer, so that a worker with more to do than it can goes on answering as many as it can. At some
+    thousand a second these take it 0.2 s."""
+
     # --- batching -------------------------------------------------------------------------------------------------
     max_batch_rows: int = Field(64, ge=1, le=65_536)
     """Most rows in one run of a model. Larger batches gain little on a CPU and make each caller wait longer."""

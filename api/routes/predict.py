@@ -36,6 +36,7 @@ async def answer(
     received = time.monotonic()
     metrics.STAGE_RECEIVE.observe(received - context.arrived)
     try:
+        replica.in_flight.check_room()
         served = replica.resolve(named.get("name"), named.get("version"))
         context.model, context.version = served.model, served.version
         rows = served.decoder.many(body) if many else [served.decoder.one(body)]
