@@ -47,6 +47,8 @@ class RowDecoder:
             row_type = list[row_type]
         self._one = _decoder("features", row_type)
         self._many = _decoder("instances", list[row_type])
+        texts: Any = msgspec.defstruct("Body", [("instances", list[msgspec.Raw])])
+        self._texts = msgspec.json.Decoder(texts).decode
 
     def one(self, body: bytes) -> Row:
         """`{"features": <row>}`.
@@ -55,35 +57,54 @@ class RowDecoder:
             InvalidRequest: not such a JSON object.
             InvalidRows: the row does not fit: shape, type or range.
         """
-        return self._row(self._one(body).features, "features")
-
-    def many(self, body: bytes) -> list[Row]:
-        """`{"instances": [<row>, …]}`, at least one row. Raises as `one`, and TooManyRows."""
-        instances = self._many(body).instances
-        if not instances:
-            raise InvalidRows("expected at least 1 row in instances, got 0")
-        if len(instances) > self._max_rows:
-            raise TooManyRows(f"expected at most {self._max_rows} rows in one request, got {len(instances)}")
-        return [self._row(row, f"instances[{index}]") for index, row in enumerate(instances)]
-
-    def _row(self, nested: list[Any], where: str) -> Row:
-        numbers = nested if len(self._shape) == 1 else self._flat(nested, where)
-        if len(numbers) != self._size:
-            raise InvalidRows(f"expected {self._size} features per row, got {len(numbers)} ({where})")
+        row = self._one(body).features
+        plain = len(self._shape) == 1 and len(row) == self._size
+        numbers = row if plain else self._flat([row], lambda _: "features")
         try:
             canonical = self._pack(*numbers)
         except OverflowError:
-            _refuse_range(numbers, where)
+            _refuse_range(numbers, "features")
         if _NEGATIVE_ZERO in canonical:
             # -0.0 == 0.0 but their bytes differ; without this, equal rows would miss each other in the cache.
             canonical = (np.frombuffer(canonical, dtype="<f4") + np.float32(0)).tobytes()
-        return Row(canonical, self._encode(nested))
+        return Row(canonical, self._encode(row))
 
-    def _flat(self, nested: list[Any], where: str) -> list[float]:
-        _check_shape(nested, self._shape, where)
-        for _ in self._shape[1:]:
-            nested = list(chain.from_iterable(nested))
-        return nested
+    def many(self, body: bytes) -> list[Row]:
+        """`{"instances": [<row>, …]}`, at least one row. Raises as `one`, and TooManyRows."""
+        rows = self._many(body).instances
+        if not rows:
+            raise InvalidRows("expected at least 1 row in instances, got 0")
+        if len(rows) > self._max_rows:
+            raise TooManyRows(f"expected at most {self._max_rows} rows in one request, got {len(rows)}")
+        numbers = np.fromiter(self._flat(rows, lambda index: f"instances[{index}]"), np.float64, len(rows) * self._size)
+        with np.errstate(over="ignore"):
+            # All rows at once, with -0.0 made 0.0 as in `one`: a third of what it costs one by one.
+            canonical = numbers.astype("<f4") + np.float32(0)
+        if not np.isfinite(canonical).all():
+            index = int(np.isfinite(canonical).argmin()) // self._size
+            _refuse_range(numbers[index * self._size : (index + 1) * self._size].tolist(), f"instances[{index}]")
+        packed = canonical.tobytes()
+        width = 4 * self._size
+        return [
+            Row(packed[index * width : (index + 1) * width], self._text(bytes(text), row))
+            for index, (text, row) in enumerate(zip(self._texts(body).instances, rows, strict=True))
+        ]
+
+    def _text(self, text: bytes, row: list[Any]) -> bytes:
+        """The row as it came, where that is plain: 1e-9999 is four digits here and ten thousand in Postgres."""
+        if len(text) <= 32 * self._size and b"e" not in text and b"E" not in text:
+            return text
+        return self._encode(row)
+
+    def _flat(self, rows: list[Any], where: Callable[[int], str]) -> list[float]:
+        """All numbers of all rows. where: the place of a row, for the error."""
+        level = rows
+        for size in self._shape:
+            if set(map(len, level)) != {size}:
+                for index, row in enumerate(rows):
+                    _check_shape(row, self._shape, where(index))
+            level = list(chain.from_iterable(level))
+        return level
 
 
 def _decoder(field: str, of: Any) -> Callable[[bytes], Any]:
@@ -142,10 +163,12 @@ def _refuse_range(numbers: Sequence[float], where: str) -> NoReturn:
     raise InvalidRows(f"expected finite float32 numbers ({where})")
 
 
-def _check_shape(nested: Any, shape: tuple[int, ...], where: str) -> None:
+def _check_shape(nested: Any, shape: tuple[int, ...], where: str, *, of_row: bool = True) -> None:
     if len(nested) != shape[0]:
+        if of_row and len(shape) == 1:
+            raise InvalidRows(f"expected {shape[0]} features per row, got {len(nested)} ({where})")
         expected = "x".join(map(str, shape))
         raise InvalidRows(f"expected a list of {shape[0]} for a shape of {expected}, got {len(nested)} ({where})")
     if len(shape) > 1:
         for index, inner in enumerate(nested):
-            _check_shape(inner, shape[1:], f"{where}[{index}]")
+            _check_shape(inner, shape[1:], f"{where}[{index}]", of_row=False)

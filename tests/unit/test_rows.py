@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import InvalidRequest, InvalidRows, TooManyRows
-from api.rows import RowDecoder
+from api.rows import Row, RowDecoder
 
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -124,6 +125,44 @@ def test_equal_rows_have_equal_bytes_however_they_are_spelled(flat: RowDecoder, 
 
     assert plain.canonical == spaced.canonical == scientific.canonical == positive_zero.canonical
     assert np.array_equal(np.frombuffer(plain.canonical, "<f4"), np.array(row, np.float32))
+
+
+NUMBERS = FLOAT32.map(repr) | st.sampled_from(
+    [
+        "-0.0",
+        "-1e-60",
+        "1e-45",
+        "7",
+        "3.4028235e38",
+        "3.4028235677973362e38",
+        "1E2",
+        "1e400",
+        "3.5e38",
+        "0.1" + "1" * 99,
+    ]
+)
+
+
+@given(rows=st.lists(st.lists(NUMBERS, min_size=4, max_size=4), min_size=1, max_size=4))
+def test_a_row_is_the_same_by_itself_and_among_others(image: RowDecoder, rows: list[list[str]]) -> None:
+    texts = [f"[[{a}, {b}],\n[{c},{d}]]" for a, b, c, d in rows]
+
+    def decoded(decode: Callable[[bytes], object], body: str) -> object:
+        try:
+            return decode(body.encode())
+        except InvalidRows as refused:
+            return str(refused).partition(" (")[0]  # where it stands differs
+
+    alone = [decoded(image.one, f'{{"features":{text}}}') for text in texts]
+    together = decoded(image.many, f'{{"instances":[{",".join(texts)}]}}')
+
+    if isinstance(together, list):
+        assert [row.canonical for row in together] == [row.canonical for row in alone if isinstance(row, Row)]
+        for row, text in zip(together, texts, strict=True):
+            assert json.loads(row.text) == json.loads(text)  # the numbers as they came
+            assert len(row.text) <= 32 * 4
+    else:
+        assert together in alone
 
 
 def test_minus_zero_is_zero_and_a_denormal_is_not(flat: RowDecoder) -> None:
