@@ -27,7 +27,7 @@ PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.UnknownModel: Problem(404, "unknown-model", "No such model"),
     errors.UnknownVersion: Problem(404, "unknown-version", "No such version of the model"),
     errors.UnknownPrediction: Problem(404, "unknown-prediction", "No such prediction in the log"),
-    errors.Overloaded: Problem(429, "overloaded", "Too many rows are waiting"),
+    errors.Overloaded: Problem(429, "overloaded", "Too many rows or requests are waiting"),
     errors.ModelFailed: Problem(500, "model-failed", "The model failed"),
     errors.QueryUnavailable: Problem(503, "query-unavailable", "The log cannot be read at the moment"),
     errors.FlushUnavailable: Problem(503, "flush-unavailable", "The cache cannot be flushed at the moment"),
