@@ -79,6 +79,8 @@ class Epochs:
             self._connect_args["password"] = password
         self._keys = keys
         self._local = local
+        # One for each model, at 0 from the start: a rate over it is 0 and not absent.
+        self._flushes = {model: metrics.CACHE_FLUSHES.labels(model) for model, _ in keys}
         self._retry_seconds = retry_seconds
         self._check_seconds = check_seconds
         self._connection: AsyncConnection[Any] | None = None
@@ -180,7 +182,7 @@ class Epochs:
                     flushed = await self._all_have(connection, epoch[0])
         except (psycopg.Error, OSError) as error:
             raise FlushUnavailable("Postgres is away, and nothing can be flushed without it; send it again") from error
-        metrics.CACHE_FLUSHES.labels(model).inc()
+        self._flushes[model].inc()
         logger.info("flushed the cache of %s/%s: %s", model, version or "*", flushed)
         return flushed
 
