@@ -55,6 +55,7 @@ class Stack:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="backslashreplace",  # a Redis key ends in bytes of a hash
             timeout=within_seconds,
         )
         assert done.returncode == 0, f"$ {line}\n{done.stdout}\n{done.stderr}"
