@@ -111,7 +111,9 @@ def test_models_of_equal_shape_never_share_an_answer(stack: Stack) -> None:
 
 def test_answers_stay_right_while_redis_makes_room_for_others(stack: Stack) -> None:
     rows = new_rows(4000)
-    with limited(stack.redis, "allkeys-lfu", 300_000) as client:
+    with stack.redis.client() as client:
+        room = client.info("memory")["used_memory"] + 300_000
+    with limited(stack.redis, "allkeys-lfu", room) as client:
         failed = write_failures(stack)
         right, _ = ask_all(stack, rows)
         eventually(lambda: client.info("stats")["evicted_keys"] > 1000)
@@ -129,7 +131,7 @@ def test_a_redis_that_is_full_for_good_costs_no_request(stack: Stack) -> None:
     rows = new_rows(1000)
     right, _ = ask_all(stack, rows[:500])
     stored(stack.redis, 500)
-    with limited(stack.redis, "noeviction", 0):
+    with limited(stack.redis, "noeviction", 1):
         failed = write_failures(stack)
         more, cached = ask_all(stack, rows)
         assert cached == [True] * 500 + [False] * 500
@@ -144,12 +146,11 @@ def test_a_redis_that_is_full_for_good_costs_no_request(stack: Stack) -> None:
 
 
 @contextmanager
-def limited(redis: Redis, policy: str, room_bytes: int) -> Iterator[Client]:
-    """Redis with a little more memory than it has in use."""
+def limited(redis: Redis, policy: str, max_bytes: int) -> Iterator[Client]:
     with redis.client() as client:
         kept = client.config_get("maxmemory*")
         client.config_set("maxmemory-policy", policy)
-        client.config_set("maxmemory", client.info("memory")["used_memory"] + room_bytes)
+        client.config_set("maxmemory", max_bytes)
         try:
             yield client
         finally:
