@@ -9,7 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,18 @@ from api.tallies import HistogramTally
 
 logger = logging.getLogger(__name__)
 
-Rows = npt.NDArray[np.float32]
 Outputs = npt.NDArray[np.float32]
+S = TypeVar("S")
+
+
+class Runnable(Protocol[S]):
+    """What runs batches; see models/runtime.Program."""
+
+    def stage(self, rows: Sequence[bytes]) -> S:
+        """Puts a batch together. On the event loop, also while the one before it runs."""
+
+    def run_staged(self, staged: S) -> Outputs:
+        """float32, shape (rows, outputs). Called by one at a time, in the order of staging, for each batch once."""
 
 
 class Item(Protocol):
@@ -38,22 +49,30 @@ class Item(Protocol):
 I = TypeVar("I", bound=Item)  # noqa: E741
 
 
+class Ran(NamedTuple):
+    """A run that ended well. Seconds on the monotonic clock."""
+
+    outputs: Outputs
+    started: float
+    finished: float
+
+
 class Batcher(Generic[I]):
     """The queue of one model version, and the one who runs it.
 
     There is no waiting for company: when the model is idle a row runs at once, and while it runs the next batch
-    gathers by itself. So batches grow with load and cost nothing without it.
+    gathers by itself. So batches grow with load and cost nothing without it. A batch that is full has nothing to wait
+    for: it is put together while the one before it runs, so that the device goes from one to the next.
     Source: https://github.com/huggingface/text-embeddings-inference, core/src/queue.rs.
     """
 
     def __init__(
         self,
-        run: Callable[[Rows], Outputs],
+        program: Runnable[Any],
         *,
         on_run: Callable[[list[I], Outputs, float, float], None],
         model: str,
         version: str,
-        row_shape: Sequence[int],
         max_batch_rows: int,
         max_queued_rows: int,
         max_wait_seconds: float,
@@ -61,25 +80,24 @@ class Batcher(Generic[I]):
     ) -> None:
         """
         Args:
-            run: float32 (rows, *row_shape) to float32 (rows, outputs). Called by one at a time.
             on_run: gets each batch, its outputs, and when the run began and ended, seconds on the monotonic clock.
                 Every item that was taken comes to it, or fails, or is dropped because nobody waits for it any more.
                 When it raises, the items of the batch fail.
             max_wait_seconds: rows that would wait longer than this for their run are refused.
-            executor: where `run` is called; None calls it on the event loop, for models cheaper than a thread hop.
+            executor: one thread, in which batches run; None runs them on the event loop, for models cheaper than a
+                thread hop.
         """
-        self._run = run
+        self._program = program
         self._on_run = on_run
         self._name = f"{model}/{version}"
-        self._row_shape = tuple(row_shape)
         self._max_batch_rows = max_batch_rows
         self._max_queued_rows = max_queued_rows
         self._max_wait_seconds = max_wait_seconds
         self._executor = executor
         self._queue: deque[I] = deque()
         self._again: deque[I] = deque()  # of batches that failed: each once more, by itself
-        self._busy = False
-        self._running: asyncio.Future[Outputs] | None = None  # in the executor
+        self._is_next_called = False  # on the event loop, soon
+        self._running: dict[asyncio.Future[Ran], list[I]] = {}  # in the executor: the one that runs, and the next one
         self._row_seconds = 0.0  # of a run, smoothed; what the admission reckons with
         self._batch_rows = HistogramTally(metrics.BATCH_ROWS.labels(model, version))
         self._run_seconds = HistogramTally(metrics.MODEL_RUN_SECONDS.labels(model, version))
@@ -87,7 +105,12 @@ class Batcher(Generic[I]):
 
     @property
     def queued_rows(self) -> int:
-        return len(self._queue) + len(self._again)
+        """Rows that wait for their run to begin."""
+        waiting = len(self._queue) + len(self._again)
+        if len(self._running) > 1:
+            _, following = self._running.values()
+            waiting += len(following)
+        return waiting
 
     def check_room(self, rows: int) -> None:
         """Raises Overloaded when so many more rows cannot be taken now, before anything is done for them."""
@@ -103,53 +126,69 @@ class Batcher(Generic[I]):
         self._queue.extend(items[:room])
         for item in items[room:]:
             item.fail(self._overloaded())
-        if not self._busy:
-            self._next()
+        if self._executor is not None:
+            self._fill(self._executor)
+        elif not self._is_next_called:
+            self._run_here()
 
     async def close(self) -> None:
         """Fails what waits, and returns when nothing runs any more."""
         while item := self._pop():
             item.fail(ModelFailed(f"{self._name} was stopped"))
-        if self._running is not None:
-            await asyncio.wait({self._running})
+        while self._running:
+            await asyncio.wait(self._running)
 
-    # --- running ------------------------------------------------------------------------------------------------------
-    def _next(self) -> None:
+    # --- running on the event loop --------------------------------------------------------------------------------
+    def _run_here(self) -> None:
+        self._is_next_called = False
         batch = self._cut()
-        self._busy = bool(batch)
         if not batch:
             return
-        # bytearray: torch takes only memory that it may write to.
-        rows = np.frombuffer(bytearray().join([item.row for item in batch]), dtype=np.float32)
-        rows = rows.reshape(len(batch), *self._row_shape)
-        started = time.monotonic()
-        if self._executor is not None:
-            self._running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, rows)
-            self._running.add_done_callback(lambda running: self._ran(batch, running, started))
-            return
         try:
-            outputs = self._run(rows)
+            ran = self._run(self._program.stage([item.row for item in batch]))
         except Exception as error:  # noqa: BLE001  whatever a model may raise
             self._failed(batch, error)
         else:
-            self._succeeded(batch, outputs, started)
-        self._busy = self.queued_rows > 0
-        if self._busy:
+            self._succeeded(batch, ran)
+        if self._queue or self._again:
             # A run on the event loop must not keep it from everybody else.
-            asyncio.get_running_loop().call_soon(self._next)
+            self._is_next_called = True
+            asyncio.get_running_loop().call_soon(self._run_here)
 
-    def _ran(self, batch: list[I], running: asyncio.Future[Outputs], started: float) -> None:
-        self._running = None
+    # --- running in the executor ----------------------------------------------------------------------------------
+    def _fill(self, executor: Executor) -> None:
+        """One batch runs, and one that is full may be next."""
+        while not self._running or (len(self._running) == 1 and len(self._queue) >= self._max_batch_rows):
+            batch = self._cut()
+            if not batch:
+                return
+            try:
+                staged = self._program.stage([item.row for item in batch])
+            except Exception as error:  # noqa: BLE001  no memory left, or a device that is gone
+                self._failed(batch, error)
+                continue
+            running = asyncio.get_running_loop().run_in_executor(executor, self._run, staged)
+            self._running[running] = batch
+            running.add_done_callback(partial(self._ran, executor))
+
+    def _ran(self, executor: Executor, running: asyncio.Future[Ran]) -> None:
+        batch = self._running.pop(running)
         try:
-            outputs = running.result()
+            ran = running.result()
         except Exception as error:  # noqa: BLE001  whatever a model may raise
             self._failed(batch, error)
         except asyncio.CancelledError as error:  # the executor was shut down before it came to this batch
             for item in batch:
                 item.fail(self._as_failure(error))
         else:
-            self._succeeded(batch, outputs, started)
-        self._next()
+            self._succeeded(batch, ran)
+        self._fill(executor)
+
+    # --- what both have in common ---------------------------------------------------------------------------------
+    def _run(self, staged: Any) -> Ran:
+        started = time.monotonic()
+        outputs = self._program.run_staged(staged)
+        return Ran(outputs, started, time.monotonic())
 
     def _failed(self, batch: list[I], error: Exception) -> None:
         self._failures.inc()
@@ -160,8 +199,8 @@ class Batcher(Generic[I]):
             # One row may have spoilt it for all: each gets one more chance, by itself.
             self._again.extend(batch)
 
-    def _succeeded(self, batch: list[I], outputs: Outputs, started: float) -> None:
-        finished = time.monotonic()
+    def _succeeded(self, batch: list[I], ran: Ran) -> None:
+        outputs, started, finished = ran
         if len(outputs) != len(batch):
             self._failed(batch, ModelFailed(f"{self._name} gave {len(outputs)} outputs for {len(batch)} rows"))
             return

@@ -162,11 +162,10 @@ async def _serve(
         reader=Classification(manifest.classes) if manifest.classes else Regression(),
         output_width=version.output_width,
         batcher=Batcher(
-            program.run,
+            program,
             on_run=predictor.computed,
             model=version.name,
             version=version.version,
-            row_shape=version.input_shape,
             max_batch_rows=most,
             max_queued_rows=settings.max_queued_rows,
             # Half: what is known of a run is an estimate, and a row that waited in vain costs as much as an answer.

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -46,7 +46,10 @@ class Model:
         self.started = threading.Event()
         self.rows_run: list[list[float]] = []
 
-    def run(self, rows: Array) -> Array:
+    def stage(self, rows: Sequence[bytes]) -> Array:
+        return np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), -1)
+
+    def run_staged(self, rows: Array) -> Array:
         self.started.set()
         assert self.gate.wait(10)
         self.rows_run += rows.tolist()
@@ -118,11 +121,10 @@ def serve(model: Model, predictor: Predictor, executor: ThreadPoolExecutor) -> S
         reader=Regression(),
         output_width=1,
         batcher=Batcher(
-            model.run,
+            model,
             on_run=predictor.computed,
             model="sum",
             version="1",
-            row_shape=[2],
             max_batch_rows=8,
             max_queued_rows=100,
             max_wait_seconds=10,

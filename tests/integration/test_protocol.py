@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
 from api import lifespan
@@ -18,6 +16,7 @@ from api.app import build_app, load_programs
 from api.lifespan import Programs
 from api.models.repository import Repository
 from api.models.runtime import Program
+from api.models.staging import Outputs, Staging
 from api.protocol import PredictionProtocol
 from api.replica import Replica
 from api.settings import Settings
@@ -73,15 +72,15 @@ class Gate:
     """Before a model: holds its runs while it is closed."""
 
     def __init__(self, program: Program) -> None:
-        self._run = program.run
+        self._run = program.run_staged
         self.open = threading.Event()
         self.open.set()
         self.rows_run = 0
 
-    def run(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def run_staged(self, staged: Staging) -> Outputs:
         assert self.open.wait(10)
-        self.rows_run += len(rows)
-        return self._run(rows)
+        self.rows_run += staged.rows
+        return self._run(staged)
 
 
 class Worker(NamedTuple):
@@ -105,7 +104,7 @@ def gated_models(shipped_models: tuple[Repository, Programs]) -> Iterator[tuple[
     programs = load_programs(repository, "cpu")
     program = programs["penguins", "2"]
     gate = Gate(program)
-    program.run = gate.run  # type: ignore[method-assign]
+    program.run_staged = gate.run_staged  # type: ignore[method-assign]
     yield repository, programs, gate
     gate.open.set()
 
