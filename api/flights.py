@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,8 @@ class Served:
     reader: AnswerReader
     output_width: int
     batcher: Batcher[Flight]
+    lease_seconds: float | None
+    """How long a worker may keep a row to itself that others miss too; None: the model is too cheap to be claimed."""
     members: bytes
     """Model and version as members of a JSON object, for the reply."""
     packed: bytes
@@ -48,10 +50,24 @@ class Served:
 class Flight:
     """A row that is not in the worker's memory, on its way through Redis and the model. Equal rows share one."""
 
-    __slots__ = ("_listed", "answer", "key", "looked_up", "ran", "row", "served", "started", "tier", "waiting")
+    __slots__ = (
+        "_listed", "_on_lost", "answer", "key", "looked_up", "ran", "row", "served", "started", "tier", "waiting",
+    )  # fmt: skip
 
-    def __init__(self, served: Served, key: bytes, row: bytes, listed: dict[bytes, Flight]) -> None:
-        """listed: where equal rows find it, from now until it has landed or nobody waits for it."""
+    def __init__(
+        self,
+        served: Served,
+        key: bytes,
+        row: bytes,
+        *,
+        listed: dict[bytes, Flight],
+        on_lost: Callable[[Sequence[bytes]], None],
+    ) -> None:
+        """
+        Args:
+            listed: where equal rows find it, from now until it has landed or nobody waits for it.
+            on_lost: told its key when it ends without an answer.
+        """
         self.served = served
         self.key = key
         self.row = row
@@ -61,6 +77,7 @@ class Flight:
         # On the monotonic clock: Redis replied, the model began, the model was done. 0: the flight did not pass there.
         self.looked_up = self.started = self.ran = 0.0
         self._listed = listed
+        self._on_lost = on_lost
         listed[key] = self
 
     @property
@@ -75,6 +92,7 @@ class Flight:
     def fail(self, error: Exception) -> None:
         for landing in self._end():
             landing.one_failed(error)
+        self._on_lost((self.key,))
 
     def leave(self, landing: Landing) -> None:
         """One wait less. Without any, the row need not be computed, so that nobody may join any more."""
@@ -82,6 +100,7 @@ class Flight:
             self.waiting.remove(landing)
             if not self.waiting:
                 self._end()
+                self._on_lost((self.key,))
 
     def _end(self) -> list[Landing]:
         if self._listed.get(self.key) is self:

@@ -37,6 +37,7 @@ from api.tallies import CounterTally, HistogramTally
 logger = logging.getLogger(__name__)
 
 _REPORT_SECONDS = 0.25  # how late metrics, lines and deadlines may be
+_LEAST_LEASE_SECONDS = 1
 
 Programs = Mapping[tuple[str, str], Program]
 
@@ -161,6 +162,7 @@ async def _serve(
         decoder=RowDecoder(version.input_shape, max_rows=settings.max_rows_per_request),
         reader=Classification(manifest.classes) if manifest.classes else Regression(),
         output_width=version.output_width,
+        lease_seconds=_lease_seconds(settings, row_seconds),
         batcher=Batcher(
             program,
             on_run=predictor.computed,
@@ -179,3 +181,11 @@ async def _serve(
         seconds=HistogramTally(metrics.PREDICTION_SECONDS.labels(version.name, version.version)),
         queued_rows=metrics.QUEUED_ROWS.labels(version.name, version.version),
     )
+
+
+def _lease_seconds(settings: Settings, row_seconds: float) -> float | None:
+    """Several times a run among others, so that it seldom runs out while its holder computes; and short beside the
+    deadline, as those who wait for one that died wait for two leases at most."""
+    if row_seconds < settings.cache_claim_run_seconds:
+        return None
+    return min(max(_LEAST_LEASE_SECONDS, 20 * row_seconds), settings.deadline_seconds / 4)

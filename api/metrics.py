@@ -63,7 +63,8 @@ STAGE_SECONDS = Histogram(
 # --- predictions ----------------------------------------------------------------------------------------------------
 PREDICTIONS = Counter(
     "shoal_predictions",
-    "Rows answered. cache: local, redis, coalesced (shared with an identical row in flight) or miss (the model ran).",
+    "Rows answered. cache: local, redis, coalesced (shared with an identical row in flight, here or in another worker)"
+    " or miss (the model ran).",
     ("model", "version", "cache"),
 )
 PREDICTION_SECONDS = Histogram(
@@ -101,6 +102,12 @@ CACHE_LOOKUPS = Counter(
 )
 CACHE_LOCAL_ROWS = Gauge("shoal_cache_local_rows", "Answers in the workers' own memory.", multiprocess_mode="livesum")
 CACHE_WRITE_FAILURES = Counter("shoal_cache_write_failures", "Answers that Redis did not take.")
+CACHE_CLAIMS = Counter(
+    "shoal_cache_claims",
+    "Rows of dear models that Redis did not have. result: own (this worker computes it for all), shared (another worker"
+    " did), none (Redis failed or took no claim, or the other took too long; computed without).",
+    ("result",),
+)
 CACHE_FLUSHES = Counter("shoal_cache_flushes", "Flushes that were asked for and done.", ("model",))
 CACHE_BREAKER_OPEN = Gauge(
     "shoal_cache_breaker_open", "1 while Redis is left alone after failures.", multiprocess_mode="livemax"
@@ -133,6 +140,9 @@ CACHE_LOCAL_HITS = CounterTally(CACHE_LOOKUPS.labels("local", "hit"))
 CACHE_LOCAL_MISSES = CounterTally(CACHE_LOOKUPS.labels("local", "miss"))
 CACHE_REDIS_HITS = CounterTally(CACHE_LOOKUPS.labels("redis", "hit"))
 CACHE_REDIS_MISSES = CounterTally(CACHE_LOOKUPS.labels("redis", "miss"))
+CACHE_CLAIMS_OWN = CounterTally(CACHE_CLAIMS.labels("own"))
+CACHE_CLAIMS_SHARED = CounterTally(CACHE_CLAIMS.labels("shared"))
+CACHE_CLAIMS_NONE = CounterTally(CACHE_CLAIMS.labels("none"))
 CACHE_ERRORS = CACHE_LOOKUPS.labels("redis", "error")
 CACHE_CORRUPT = CACHE_LOOKUPS.labels("redis", "corrupt")
 CACHE_SKIPPED = CACHE_LOOKUPS.labels("redis", "skipped")

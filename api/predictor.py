@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -145,24 +145,50 @@ class Predictor:
         return answers, tiers
 
     def _board(self, served: Served, key: bytes, row: Row) -> Flight:
-        flight = Flight(served, key, row.canonical, self._flights)
+        flight = Flight(served, key, row.canonical, listed=self._flights, on_lost=self._shared.release)
         self._boarding.append(flight)
         if len(self._boarding) == 1:
             # All rows of this turn of the event loop share one trip to Redis, whoever asked.
             asyncio.get_running_loop().call_soon(self._take_off)
         return flight
 
-    # --- flying: first Redis, for all at once, then their models -----------------------------------------------------
+    # --- flying: first Redis, for all at once, then their models ----------------------------------------------------
     def _take_off(self) -> None:
         flights, self._boarding = self._boarding, []
         self._shared.get_many([flight.key for flight in flights], partial(self._looked_up, flights))
 
     def _looked_up(self, flights: list[Flight], values: Sequence[bytes | None] | None) -> None:
         """values: what Redis has; None where it could not be asked."""
+        misses = self._take_found(zip(flights, values or [None] * len(flights), strict=True), tier="redis")
+        if values is not None:
+            missed = sum(map(len, misses.values()))
+            metrics.CACHE_REDIS_HITS.inc(len(flights) - missed)
+            metrics.CACHE_REDIS_MISSES.inc(missed)
+        for served, missing in misses.items():
+            if values is None or served.lease_seconds is None:
+                served.batcher.submit(missing)
+                continue
+            self._shared.claim_many(
+                [flight.key for flight in missing],
+                lease_seconds=served.lease_seconds,
+                on_values=partial(self._claimed, {flight.key: flight for flight in missing}),
+            )
+
+    def _claimed(self, flights: Mapping[bytes, Flight], pairs: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """pairs: keys, each with the value that another worker has put meanwhile, or None: it is for us to compute."""
+        misses = self._take_found([(flights[key], value) for key, value in pairs], tier="coalesced")
+        for served, missing in misses.items():
+            self._shared.release([flight.key for flight in missing if flight.is_abandoned])
+            served.batcher.submit([flight for flight in missing if not flight.is_abandoned])
+
+    def _take_found(
+        self, looked_up: Iterable[tuple[Flight, bytes | None]], *, tier: str
+    ) -> Mapping[Served, list[Flight]]:
+        """Lands the flights that have a value. Returns the others; their values were damaged, or None."""
         now = time.monotonic()
         found: dict[Served, list[tuple[Flight, Output]]] = defaultdict(list)
         misses: dict[Served, list[Flight]] = defaultdict(list)
-        for flight, value in zip(flights, values or [None] * len(flights), strict=True):
+        for flight, value in looked_up:
             flight.looked_up = now
             output = None if value is None else unseal(flight.key, value, flight.served.output_width)
             if output is not None:
@@ -172,15 +198,11 @@ class Predictor:
                 if value is not None:
                     metrics.CACHE_CORRUPT.inc()
         for served, hits in found.items():
-            metrics.CACHE_REDIS_HITS.inc(len(hits))
             answers = served.reader.answers(np.stack([output for _, output in hits]))
             for (flight, _), answer in zip(hits, answers, strict=True):
-                flight.tier = "redis"
+                flight.tier = tier
                 self._arrive(flight, answer)
-        for served, missed in misses.items():
-            if values is not None:
-                metrics.CACHE_REDIS_MISSES.inc(len(missed))
-            served.batcher.submit(missed)
+        return misses
 
     def computed(self, flights: Sequence[Flight], outputs: Outputs, started: float, finished: float) -> None:
         """The model ran: for the batchers. All flights are of one model version.

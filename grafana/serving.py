@@ -240,6 +240,12 @@ CACHE = (
         Query(rate("shoal_cache_write_failures_total"), "{{instance}}"),
     ),
     lines(
+        "Claims",
+        "ops",
+        "Rows of dear models that Redis did not have. own: computed there, for all; shared: another worker did it.",
+        Query(f"sum by (result) ({rate('shoal_cache_claims_total')})", "{{result}}"),
+    ),
+    lines(
         "Flushes",
         "none",
         "Of a model's cached answers in the last 5 minutes. The hit ratio falls after one, and comes back by itself.",
@@ -488,7 +494,7 @@ def dashboard() -> dict[str, Any]:
     return {
         "uid": UID,
         "title": "Serving",
-        "description": "Written by grafana/dashboard.py; changes made here are overwritten.",
+        "description": "Written by grafana/serving.py; changes made here are overwritten.",
         "tags": ["shoal"],
         "schemaVersion": 41,
         "version": 1,

@@ -38,9 +38,10 @@ def claim(cache: SharedCache, key: bytes, *, lease_seconds: float = 30) -> async
     """The value that another worker put, or None when it is this one that has to compute it."""
     told: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
-    def on_value(told_key: bytes, value: bytes | None) -> None:
+    def on_values(pairs: list[tuple[bytes, bytes | None]]) -> None:
+        [(told_key, value)] = pairs
         assert told_key == key
         told.set_result(value)  # raises when it is told twice
 
-    cache.claim_many([key], lease_seconds=lease_seconds, on_value=on_value)
+    cache.claim_many([key], lease_seconds=lease_seconds, on_values=on_values)
     return told

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from api import metrics
 from api.cache.commands import claim, mget
 from api.cache.lookups import Lookups
 
-OnValue = Callable[[bytes, bytes | None], None]
+OnValues = Callable[[list[tuple[bytes, bytes | None]]], None]
 
 _POLL_SECONDS = 0.002
 _POLL_SHARE = 1 / 8  # of the time waited so far: few questions while a model takes long, and little delay after it
 
 
 class _Waiter:
-    __slots__ = ("ask_at", "key", "lease_seconds", "on_value", "since")
+    __slots__ = ("ask_at", "key", "lease_seconds", "on_values", "since")
 
-    def __init__(self, key: bytes, lease_seconds: float, on_value: OnValue, since: float) -> None:
+    def __init__(self, key: bytes, lease_seconds: float, on_values: OnValues, since: float) -> None:
         self.key = key
         self.lease_seconds = lease_seconds
-        self.on_value = on_value
+        self.on_values = on_values
         self.since = since
         self.ask_at = since
 
@@ -53,12 +55,12 @@ class Claims:
         self._timer: asyncio.TimerHandle | None = None
         self._held: dict[bytes, float] = {}  # and when it runs out
 
-    def claim_many(self, keys: Sequence[bytes], *, lease_seconds: float, on_value: OnValue) -> None:
+    def claim_many(self, keys: Sequence[bytes], *, lease_seconds: float, on_values: OnValues) -> None:
         """See SharedCache.claim_many."""
         now = time.monotonic()
         while self._held and (oldest := next(iter(self._held.items())))[1] < now:
             del self._held[oldest[0]]
-        self._ask([_Waiter(key, lease_seconds, on_value, now) for key in keys])
+        self._ask([_Waiter(key, lease_seconds, on_values, now) for key in keys])
 
     def give_up(self, keys: Iterable[bytes]) -> list[bytes]:
         """Those of the keys that are claimed. From now on they are not."""
@@ -71,23 +73,29 @@ class Claims:
         self._lookups.ask(claims + values, len(waiters) + 1, partial(self._answered, waiters), rows=0)
 
     def _answered(self, waiters: list[_Waiter], replies: list[Any] | None) -> None:
-        if replies is None:
-            for waiter in waiters:
-                waiter.on_value(waiter.key, None)
-            return
         now = time.monotonic()
         needless = []
-        for waiter, claimed, value in zip(waiters, replies, replies[-1], strict=False):
-            if value is None and claimed is None and waiter.may_wait(now):
+        settled: dict[OnValues, list[tuple[bytes, bytes | None]]] = defaultdict(list)
+        unknown = [None] * len(waiters)
+        claims, values = (unknown, unknown) if replies is None else (replies, replies[-1])
+        for waiter, claimed, value in zip(waiters, claims, values, strict=False):
+            if value is not None:
+                metrics.CACHE_CLAIMS_SHARED.inc()
+                if claimed == b"OK":
+                    needless.append(waiter.key)
+            elif claimed == b"OK":
+                metrics.CACHE_CLAIMS_OWN.inc()
+                self._held[waiter.key] = now + waiter.lease_seconds
+            elif replies is not None and claimed is None and waiter.may_wait(now):
                 self._waiting.append(waiter)
                 continue
-            if claimed == b"OK" and value is None:
-                self._held[waiter.key] = now + waiter.lease_seconds
-            elif claimed == b"OK":
-                needless.append(waiter.key)
-            waiter.on_value(waiter.key, value)  # where Redis took no claim (full, read-only), everybody computes
+            else:  # Redis failed, or takes no claims as it is full or read-only, or two leases are over
+                metrics.CACHE_CLAIMS_NONE.inc()
+            settled[waiter.on_values].append((waiter.key, value))
         if needless:
             self._release(needless)
+        for on_values, pairs in settled.items():
+            on_values(pairs)
         self._set_timer()
 
     def _set_timer(self) -> None:

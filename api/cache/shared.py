@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from api import metrics
 from api.cache.address import Address
 from api.cache.breaker import Breaker
-from api.cache.claims import Claims, OnValue
+from api.cache.claims import Claims, OnValues
 from api.cache.commands import PING, mget
 from api.cache.connection import Link
 from api.cache.lookups import Lookups
 from api.cache.writes import Writes
 
-OnValues = Callable[[list[bytes | None] | None], None]
+OnLookedUp = Callable[[list[bytes | None] | None], None]
 
 _SILENT_SECONDS = 1  # Redis answers in less than a millisecond, and forks for its snapshot in some ten
 _CLOSE_SECONDS = 1
@@ -41,7 +41,7 @@ class SharedCache:
     def is_up(self) -> bool:
         return self._lookups.is_up
 
-    def get_many(self, keys: Sequence[bytes], on_values: OnValues) -> None:
+    def get_many(self, keys: Sequence[bytes], on_values: OnLookedUp) -> None:
         """One MGET for all keys, so whoever asks gathers those of one turn of the event loop.
 
         Args:
@@ -62,7 +62,7 @@ class SharedCache:
         else:
             metrics.CACHE_WRITE_FAILURES.inc(len(values))
 
-    def claim_many(self, keys: Sequence[bytes], *, lease_seconds: float, on_value: OnValue) -> None:
+    def claim_many(self, keys: Sequence[bytes], *, lease_seconds: float, on_values: OnValues) -> None:
         """Single flight over all replicas, for rows that get_many did not find: one worker is told to compute a row,
         the others get its answer.
 
@@ -70,11 +70,12 @@ class SharedCache:
             keys: at least one.
             lease_seconds: after which a claim is free again, should its holder die: several times as long as the row
                 takes.
-            on_value: called once for each key. With its value: another worker has put it. With None: compute it,
-                because the claim is ours now, until put_many or release of this key; or because Redis failed, or
-                the others took longer than two leases.
+            on_values: called with keys and their values, for each key once, for those together that are settled
+                together. With its value: another worker has put it. With None: compute it, because the claim is ours
+                now, until put_many or release of this key; or because Redis failed, or the others took longer than
+                two leases.
         """
-        self._claims.claim_many(keys, lease_seconds=lease_seconds, on_value=on_value)
+        self._claims.claim_many(keys, lease_seconds=lease_seconds, on_values=on_values)
 
     def release(self, keys: Sequence[bytes]) -> None:
         """Gives back the claims of rows that will not be put: one of those who wait takes over."""

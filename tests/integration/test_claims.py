@@ -150,13 +150,14 @@ async def test_of_many_workers_and_rows_each_row_is_computed_once(redis: Redis) 
         workers = [await stack.enter_async_context(opened(redis.url)) for _ in range(6)]
 
         def ask(worker: SharedCache, keys: list[bytes]) -> None:
-            def on_value(key: bytes, value: bytes | None) -> None:
-                if value is None:
-                    group.create_task(compute(worker, key))
-                else:
-                    answers[key, value] += 1
+            def on_values(pairs: list[tuple[bytes, bytes | None]]) -> None:
+                for key, value in pairs:
+                    if value is None:
+                        group.create_task(compute(worker, key))
+                    else:
+                        answers[key, value] += 1
 
-            worker.claim_many(keys, lease_seconds=30, on_value=on_value)
+            worker.claim_many(keys, lease_seconds=30, on_values=on_values)
 
         for worker in workers:
             mine = random.sample(keys, len(keys))

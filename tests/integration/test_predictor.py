@@ -38,7 +38,9 @@ Array = npt.NDArray[np.float32]
 
 
 class Model:
-    """Adds up its rows. Keeps what it was run on; holds its breath while `gate` is closed; dislikes 13."""
+    """Adds up its rows. Keeps what it was run on; holds its breath while `gate` is closed; raises at `dislikes`."""
+
+    dislikes: float | None = 13
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -53,7 +55,7 @@ class Model:
         self.started.set()
         assert self.gate.wait(10)
         self.rows_run += rows.tolist()
-        if (rows == 13).any():
+        if (rows == self.dislikes).any():
             raise ValueError("13")
         sums: Array = rows.sum(axis=1, keepdims=True)
         return sums
@@ -83,7 +85,9 @@ def row_of(numbers: list[float]) -> Row:
 
 
 @asynccontextmanager
-async def worker(postgres: Database, redis: Redis, spool: Path) -> AsyncIterator[Worker]:
+async def worker(
+    postgres: Database, redis: Redis, spool: Path, *, lease_seconds: float | None = None
+) -> AsyncIterator[Worker]:
     model = Model()
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(
@@ -107,10 +111,12 @@ async def worker(postgres: Database, redis: Redis, spool: Path) -> AsyncIterator
         executor = stack.enter_context(ThreadPoolExecutor(1))
         predictor = Predictor(local=LocalCache(1000), shared=shared, log=log)
         stack.callback(model.gate.set)
-        yield Worker(predictor, serve(model, predictor, executor), model, log)
+        yield Worker(predictor, serve(model, predictor, executor, lease_seconds=lease_seconds), model, log)
 
 
-def serve(model: Model, predictor: Predictor, executor: ThreadPoolExecutor) -> Served:
+def serve(
+    model: Model, predictor: Predictor, executor: ThreadPoolExecutor, *, lease_seconds: float | None = None
+) -> Served:
     return Served(
         model="sum",
         version="1",
@@ -120,6 +126,7 @@ def serve(model: Model, predictor: Predictor, executor: ThreadPoolExecutor) -> S
         decoder=RowDecoder([2], max_rows=100),
         reader=Regression(),
         output_width=1,
+        lease_seconds=lease_seconds,
         batcher=Batcher(
             model,
             on_run=predictor.computed,
@@ -215,6 +222,83 @@ async def test_a_row_that_everybody_left_is_computed_anew_for_who_comes_later(op
         assert await blocker == [(18, "miss")]
         assert await later == [(3, "miss")]
         assert one.predictor._flights == {}
+
+
+@pytest.fixture
+def open_claiming_worker(postgres: Database, redis: Redis, tmp_path: Path) -> Callable[[], Any]:
+    """Of a model so dear that its rows are claimed."""
+    return lambda: worker(postgres, redis, tmp_path, lease_seconds=30)
+
+
+async def test_of_two_workers_that_miss_a_row_one_computes_it(open_claiming_worker: Callable[[], Any]) -> None:
+    async with open_claiming_worker() as one, open_claiming_worker() as other:
+        one.model.gate.clear()
+        first = asyncio.create_task(one.ask([1, 2], [3, 4]))
+        await started(one.model)
+        second = asyncio.create_task(other.ask([3, 4], [5, 6]))
+        await started(other.model)
+        assert not second.done()
+        one.model.gate.set()
+
+        assert await first == [(3, "miss"), (7, "miss")]
+        assert await second == [(7, "coalesced"), (11, "miss")]
+        assert one.model.rows_run == [[1, 2], [3, 4]]
+        assert other.model.rows_run == [[5, 6]]
+
+
+async def test_another_worker_takes_over_what_the_first_failed_at(open_claiming_worker: Callable[[], Any]) -> None:
+    async with open_claiming_worker() as one, open_claiming_worker() as other:
+        one.model.gate.clear()
+        first = asyncio.create_task(one.ask([13, 1]))
+        await started(one.model)
+        other.model.dislikes = None
+        second = asyncio.create_task(other.ask([13, 1]))
+        await waiting(other, 1)
+        one.model.gate.set()
+
+        with pytest.raises(ModelFailed):
+            await first
+        assert await second == [(14, "miss")]
+
+
+async def test_another_worker_takes_over_what_nobody_waits_for_in_the_first(
+    open_claiming_worker: Callable[[], Any], redis: Redis
+) -> None:
+    async with open_claiming_worker() as one, open_claiming_worker() as other:
+        one.model.gate.clear()
+        blocker = asyncio.create_task(one.ask([9, 9]))
+        await started(one.model)
+        first = asyncio.create_task(one.ask([1, 2]))
+        with redis.client() as client:
+            await eventually(lambda: len(client.keys("*:claim")) == 2)
+        second = asyncio.create_task(other.ask([1, 2]))
+        await waiting(other, 1)
+
+        first.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await second == [(3, "miss")]
+        one.model.gate.set()
+        await blocker
+        assert one.model.rows_run == [[9, 9]]
+
+
+async def test_a_claim_that_comes_when_everybody_has_left_is_given_back(
+    open_claiming_worker: Callable[[], Any], redis: Redis
+) -> None:
+    async with open_claiming_worker() as one:
+        with redis.client() as client:
+            client.config_resetstat()
+            left = asyncio.create_task(one.ask([1, 2]))
+            await asyncio.sleep(0)  # it asks Redis now
+            left.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await left
+
+            await eventually(lambda: client.info("commandstats").get("cmdstat_del"), because="the claim came and went")
+            assert client.keys() == []
+        assert one.model.rows_run == []
 
 
 async def test_a_batch_shares_hits_and_a_row_that_stands_twice_runs_once(open_worker: Callable[[], Any]) -> None:
