@@ -16,8 +16,8 @@ COLUMNS = (
 )  # fmt: skip
 """In the order of their fields in a packed row."""
 
-FORMAT = 1
-"""Names COLUMNS. A spool may be replayed by a later release, which must know what the bytes in it are."""
+FORMAT = 2
+"""Names COLUMNS and their types. A spool may be replayed by a later release, which must know what the bytes in it are."""
 
 # Binary COPY: a signature, flags and an extension, both empty; rows; -1 in place of a row's field count.
 # https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4
@@ -28,7 +28,7 @@ _POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, where Postgres counts micros
 _FIELDS_AND_ID = struct.pack("!hi", len(COLUMNS), 16)  # field count; then the id: each field after its length
 _timestamp = struct.Struct("!iq").pack
 _length = struct.Struct("!i").pack
-_json_head = struct.Struct("!ib").pack  # jsonb begins with the version of its own format, 1
+_jsonb_head = struct.Struct("!ib").pack  # jsonb begins with the version of its own format, 1
 _double = struct.Struct("!id").pack
 _NULL = _length(-1)
 
@@ -65,7 +65,7 @@ def pack_answer(prediction: bytes, label: str | None, confidence: float | None) 
     """
     return b"".join(
         (
-            _json_head(len(prediction) + 1, 1),
+            _jsonb_head(len(prediction) + 1, 1),
             prediction,
             _NULL if label is None else pack_text(label),
             _NULL if confidence is None else _double(8, confidence),
@@ -95,7 +95,7 @@ def pack_rows(
                 _FIELDS_AND_ID,
                 id.to_bytes(16, "big"),
                 when_and_model,
-                _json_head(len(input_data) + 1, 1),
+                _length(len(input_data)),
                 input_data,
                 answer,
                 _cache_word(cache),

@@ -84,7 +84,7 @@ def test_a_packed_row_holds_each_field_behind_its_length(logged: Record) -> None
     fields = fields_of(row)
     assert len(fields) == len(COLUMNS)
     assert id_of(row) == logged.id.bytes == fields[0]
-    assert fields[4] == b"\x01" + logged.input_data
+    assert fields[4] == logged.input_data
     assert fields[6] == (None if logged.label is None else logged.label.encode())
     assert fields[7] == (None if logged.confidence is None else struct.pack("!d", logged.confidence))
     assert fields[9] == logged.request_id.encode()
