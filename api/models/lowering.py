@@ -5,6 +5,10 @@ A small model spends its time on the way to its kernels, not in them. Measured o
 
 Everything here is a copy or a view of weights and a change of who calls what, so it is safe before a fork. A graph
 with operators that are unknown here is served as it is, around those that are known.
+
+AOTInductor was measured beside it (one core, one row and 64; a run of ours with its staging and checks, of AOTInductor
+the bare call): penguins/2 11 and 22 us, AOTInductor 12 and 16 us; digits/1 29 and 332 us, AOTInductor 24 and 254 us. Its
+package is machine code, which loading would run, made by a C++ compiler for one kind of CPU: not worth that.
 """
 
 from __future__ import annotations
