@@ -47,6 +47,9 @@ def when_ready(server: Any) -> None:
     # What the parent has made lives for ever: out of the collector's sight, no worker scans it, and so copies it.
     gc.collect()
     gc.freeze()
+    # A request leaves no cycles behind, and hardly any object that outlives it. The default, a look after every 700
+    # objects, took a tenth of a cached prediction's CPU time.
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
