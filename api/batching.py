@@ -21,6 +21,8 @@ from api.tallies import HistogramTally
 
 logger = logging.getLogger(__name__)
 
+_STANDING_SHARE = 0.1  # of the longest wait, once the queue stands: 0.5 s with a deadline of 10
+
 Outputs = npt.NDArray[np.float32]
 S = TypeVar("S")
 
@@ -96,6 +98,7 @@ class Batcher(Generic[I]):
         self._executor = executor
         self._queue: deque[I] = deque()
         self._again: deque[I] = deque()  # of batches that failed: each once more, by itself
+        self._was_empty = 0.0  # when the queue was seen so; on the monotonic clock
         self._is_next_called = False  # on the event loop, soon
         self._running: dict[asyncio.Future[Ran], list[I]] = {}  # in the executor: the one that runs, and the next one
         self._row_seconds = 0.0  # of a run, smoothed; what the admission reckons with
@@ -233,8 +236,19 @@ class Batcher(Generic[I]):
         room = self._max_queued_rows
         if self._row_seconds:
             # One batch is always taken: what a row cost by itself says little about what it costs among others.
-            room = min(room, max(math.ceil(self._max_wait_seconds / self._row_seconds), self._max_batch_rows))
+            room = min(room, max(math.ceil(self._patience_seconds() / self._row_seconds), self._max_batch_rows))
         return max(room - self.queued_rows, 0)
+
+    def _patience_seconds(self) -> float:
+        """How long a row may have to wait. A queue that has not been empty for as long as a row may wait is no burst
+        that passes, but more than can be done: from then on waiting longer gains nobody anything, and it is kept short.
+        Source: Nichols and Jacobson, Controlling Queue Delay; Maurer, Fail at Scale (both in ACM Queue).
+        """
+        now = time.monotonic()
+        if not self.queued_rows:
+            self._was_empty = now
+        stands = now - self._was_empty > self._max_wait_seconds
+        return self._max_wait_seconds * (_STANDING_SHARE if stands else 1)
 
     def _overloaded(self) -> Overloaded:
         seconds = math.ceil(self.queued_rows * self._row_seconds)

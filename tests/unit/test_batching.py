@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -242,6 +243,53 @@ async def test_rows_beyond_the_queue_are_refused_and_say_when_to_come_back(
     for refused in waiters[2:]:
         assert isinstance(refused.error, Overloaded)
         assert refused.error.retry_after_seconds == 1
+
+
+async def test_a_queue_that_stands_is_kept_short_and_a_burst_may_be_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("api.batching.time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def run(rows: Array) -> Array:
+        clock.now += 0.1
+        return rows * 2
+
+    batch: Batcher[Waiter] = Batcher(
+        Model(run),
+        on_run=land,
+        model="doubler",
+        version="1",
+        max_batch_rows=1,
+        max_queued_rows=1000,
+        max_wait_seconds=10,
+        executor=None,
+    )
+    for _ in range(200):  # until it knows what a row takes
+        batch.submit([Waiter(0)])
+    batch._is_next_called = True  # from here on rows wait
+
+    def room() -> int:
+        return next(rows for rows in range(1000, -1, -1) if _takes(batch, rows))
+
+    assert room() == pytest.approx(100, abs=1)  # all of the 10 s
+    batch.submit([Waiter(0) for _ in range(50)])
+    clock.now += 9
+    assert room() == pytest.approx(50, abs=1)
+    clock.now += 2
+    assert room() == 0  # for longer than 10 s somebody has been waiting
+    while batch.queued_rows > 4:
+        batch._pop()
+    assert room() == pytest.approx(6, abs=1)  # of the 10 that take 1 s
+    while batch.queued_rows:
+        batch._pop()
+    assert room() == pytest.approx(100, abs=1)
+
+
+def _takes(batch: Batcher[Waiter], rows: int) -> bool:
+    try:
+        batch.check_room(rows)
+    except Overloaded:
+        return False
+    return True
 
 
 async def test_outputs_that_do_not_match_the_rows_are_nobodys_answer() -> None:
