@@ -288,6 +288,31 @@ def test_more_requests_than_the_limit_are_told_when_to_come_back(folders: Callab
         server.close()
 
 
+def test_more_requests_at_once_than_the_limit_are_refused_until_others_have_ended(folders: Callable[[], Path]) -> None:
+    request = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        silent.settimeout(1)
+        server = Nginx(folders(), [f"127.0.0.1:{silent.getsockname()[1]}"], NGINX_MAX_REQUESTS="2")
+        stack.callback(server.close)
+        server.start()
+
+        def come() -> socket.socket:
+            """Until the replica, which says nothing, has the request."""
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            client.sendall(request)
+            stack.enter_context(silent.accept()[0])
+            return client
+
+        clients = [come(), come()]
+        reply = ask(server, "GET", "/models")
+        assert (reply.status, reply.problem) == (429, "too-many-requests")
+        assert reply.headers.get_all("Retry-After") == ["1"]
+
+        clients[0].close()
+        eventually(come, because="there is room again")
+
+
 def certified(folder: Path) -> tuple[ssl.SSLContext, dict[str, str]]:
     """A client that trusts the certificate made in that folder, and what tells nginx to use it on a port of its own."""
     folder.mkdir(parents=True)
