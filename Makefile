@@ -1,7 +1,7 @@
 # The commands anyone needs. `make run` and `make test` need nothing but Python 3.11 or newer; what they install stays in
 # .venv, what they write in var.
 .DEFAULT_GOAL := help
-.PHONY: help openapi install run dev up roll down ps logs load bench test test-bench test-compose check format clean
+.PHONY: help openapi install run dev up roll down ps logs load bench chaos test test-bench test-compose check format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -42,6 +42,9 @@ load: $(VENV)/.local ## Put load on whichever runs, with a verdict (SCENARIO=zip
 
 bench: $(VENV)/.local ## Measure Shoal against a ceiling, a tutorial and nginx alone; needs wrk (ROUNDS=5 SECONDS=5 ONLY=penguins,log)
 	$(VENV)/bin/python -m loadtest.bench --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --connections "$(CONNECTIONS)" --only "$(ONLY)"
+
+chaos: $(VENV)/.local ## Break everything that Shoal promises to outlive, under load, with a verdict (QUICK=1 ONLY=overload DURATION=30m)
+	$(VENV)/bin/python -m loadtest.chaos --quick "$(QUICK)" --only "$(ONLY)" --duration "$(DURATION)"
 
 # --- development ------------------------------------------------------------------------------------------------------
 install: $(VENV)/.dev ## Create .venv with all that is pinned (TORCH_INDEX= for a GPU build); the others do it by themselves

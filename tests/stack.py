@@ -16,6 +16,7 @@ class Stack:
 
     def __init__(self, folder: Path, replicas: int = 2, **env: str) -> None:
         """env: further SHOAL_ and NGINX_ variables."""
+        self.folder = folder
         self.postgres = Postgres(folder / "postgres")
         self.redis = Redis(folder / "redis")
         self.replicas = [

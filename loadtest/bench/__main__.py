@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from loadtest.bench import bars, machine, measure, report
+from loadtest.bench import bars, machine, measure, report, wrk
 from loadtest.bench.experiments import Experiment, experiments
 from loadtest.bench.results import Results
 from loadtest.bench.stack import ROOT
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / "var"))
     results = Results()
     try:
-        described = machine.describe(folder)
+        described = machine.describe(folder, wrk.find())
         say(machine.in_words(described))
         effort = measure.Effort(options.rounds, options.seconds)
         chosen: list[Experiment] = options.experiments

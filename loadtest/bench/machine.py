@@ -12,13 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from loadtest.bench import wrk
-
 PACKAGES = ("torch", "fastapi", "pydantic", "uvicorn", "uvloop", "httptools", "gunicorn", "redis", "psycopg", "msgspec")
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """folder: where the stores keep their state."""
+def describe(folder: Path, load_generator: str = "") -> dict[str, Any]:
+    """folder: where the stores keep their state. load_generator: its command, whose version is asked."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -26,7 +24,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
-        "wrk": _first_line([wrk.find(), "--version"]),
+        **({"wrk": _first_line([load_generator, "--version"])} if load_generator else {}),
         "fsync_seconds": fsync_seconds(folder),
         "load_before": os.getloadavg()[0],
         "revision": _first_line(["git", "describe", "--always", "--dirty"]),

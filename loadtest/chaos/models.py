@@ -1,0 +1,70 @@
+"""Models of three features that behave as no shipped one does, for a repository that is made for the occasion."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from api.models.export import export, publish
+from api.models.manifest import Manifest
+from api.settings import Settings
+
+_EXAMPLE = [39.1, 18.7, 181.0]
+
+
+class Dear(torch.nn.Module):
+    """Some milliseconds a row, and no less in a batch: what limits a replica is the model and its queue."""
+
+    def __init__(self, layers: int = 16, channels: int = 64, size: int = 12) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.shape = (channels, size, size)
+        self.widen = torch.nn.Linear(3, channels * size * size)
+        self.layers = torch.nn.Sequential(
+            *(
+                torch.nn.Sequential(torch.nn.Conv2d(channels, channels, 3, padding=1), torch.nn.Tanh())
+                for _ in range(layers)
+            )
+        )
+        self.narrow = torch.nn.Linear(channels, 3)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        images = self.widen(rows / 100).reshape(rows.shape[0], *self.shape)
+        return torch.softmax(self.narrow(self.layers(images).mean(dim=(2, 3))), dim=1)
+
+
+def add(root: Path, name: str, module: torch.nn.Module) -> None:
+    """Adds a classifier of three classes to a repository."""
+    manifest = Manifest.model_validate(
+        {
+            "name": name,
+            "description": f"{type(module).__name__}, for a bad day.",
+            "task": "classification",
+            "input": {"name": "rows", "shape": [3]},
+            "classes": ["one", "two", "three"],
+            "preprocessing": "None.",
+            "default_version": "1",
+            "data": {"name": "none", "licence": "none"},
+            "example": _EXAMPLE,
+        }
+    )
+    fields = {
+        "description": f"Made by {__name__}.",
+        "created": datetime.date(2026, 1, 1),
+        "training": "None: random weights, seeded.",
+    }
+    archive = export(module, np.array(_EXAMPLE, dtype=np.float32))
+    publish(root, manifest, "1", archive, fields, original=module)
+
+
+def repository(folder: Path, **modules: torch.nn.Module) -> Path:
+    """A copy of the shipped models, and these by their names."""
+    root = folder / "models"
+    shutil.copytree(Settings().model_repository, root)
+    for name, module in modules.items():
+        add(root, name, module)
+    return root
