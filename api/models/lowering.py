@@ -7,8 +7,8 @@ Everything here is a copy or a view of weights and a change of who calls what, s
 with operators that are unknown here is served as it is, around those that are known.
 
 AOTInductor was measured beside it (one core, one row and 64; a run of ours with its staging and checks, of AOTInductor
-the bare call): penguins/2 11 and 22 us, AOTInductor 12 and 16 us; digits/1 29 and 332 us, AOTInductor 24 and 254 us. Its
-package is machine code, which loading would run, made by a C++ compiler for one kind of CPU: not worth that.
+the bare call): penguins/2 11 and 22 us, AOTInductor 12 and 16 us; digits/1 29 and 332 us, AOTInductor 24 and 254 us.
+Its package is machine code, which loading would run, made by a C++ compiler for one kind of CPU: not worth that.
 """
 
 from __future__ import annotations

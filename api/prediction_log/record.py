@@ -17,7 +17,7 @@ COLUMNS = (
 """In the order of their fields in a packed row."""
 
 FORMAT = 2
-"""Names COLUMNS and their types. A spool may be replayed by a later release, which must know what the bytes in it are."""
+"""Names COLUMNS and their types. A spool may be replayed by a later release, which must know what its bytes are."""
 
 # Binary COPY: a signature, flags and an extension, both empty; rows; -1 in place of a row's field count.
 # https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4
