@@ -234,9 +234,10 @@ class Batcher(Generic[I]):
 
     def _room(self) -> int:
         room = self._max_queued_rows
+        patience = self._patience_seconds()
         if self._row_seconds:
             # One batch is always taken: what a row cost by itself says little about what it costs among others.
-            room = min(room, max(math.ceil(self._patience_seconds() / self._row_seconds), self._max_batch_rows))
+            room = min(room, max(math.ceil(patience / self._row_seconds), self._max_batch_rows))
         return max(room - self.queued_rows, 0)
 
     def _patience_seconds(self) -> float:

@@ -118,7 +118,7 @@ async def test_every_caller_gets_its_own_answer_or_its_own_error(
         elif reply.status == 500:
             assert caller.row[0] == POISON
         else:
-            assert is_held_too_long
+            assert is_held_too_long, reply
             assert reply.status in (429, 504)
     assert answered or is_held_too_long
     with psycopg.connect(settings.postgres_dsn) as connection:
