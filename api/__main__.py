@@ -1,4 +1,5 @@
-"""From the command line: `python -m api export | check | digest` for models, `flush` for their cached answers."""
+"""From the command line: `python -m api export | check | digest` for models, `flush` for their cached answers,
+`keys` for those who may ask."""
 
 from __future__ import annotations
 
@@ -14,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from dotenv import load_dotenv
 from pydantic import ValidationError
 
+from api.access.admin_token import read_token
+from api.access.command import add_keys
 from api.models.manifest import Manifest, VersionManifest
 from api.models.repository import MODEL_FILE, Repository, in_one_line, read_manifest, sha256_of
 from api.settings import Settings
@@ -35,6 +39,7 @@ examples:
   python -m api export iris:retrained --name iris --default     # the next version, the same manifest
   python -m api check
   python -m api flush iris
+  python -m api keys add alice
 """
 
 
@@ -60,7 +65,7 @@ def _fail(message: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m api",
-        description="Look after the models that Shoal serves.",
+        description="Look after the models that Shoal serves, and those who may ask them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -89,7 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     flush.add_argument("model")
     flush.add_argument("--version", help="of this version only; default: of all")
     flush.add_argument("--replica", default="127.0.0.1:8000", metavar="HOST:PORT", help="default: %(default)s")
+    token = Settings().admin_token_file
+    flush.add_argument(
+        "--token-file", type=Path, default=token, metavar="FILE", help="with the admin token (default: %(default)s)"
+    )
     flush.set_defaults(run=_flush)
+    add_keys(commands, Settings().keys_file)
     return parser
 
 
@@ -294,10 +304,12 @@ def _digest(options: argparse.Namespace) -> int:
 
 
 def _flush(options: argparse.Namespace) -> int:
+    token = read_token(options.token_file)
     body = json.dumps({"model": options.model, "version": options.version})
     connection = http.client.HTTPConnection(options.replica, timeout=20)
     try:
-        connection.request("POST", "/admin/cache/flush", body, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        connection.request("POST", "/admin/cache/flush", body, headers)
         reply = connection.getresponse()
         answer = json.load(reply)
     except (OSError, http.client.HTTPException) as error:
@@ -313,4 +325,5 @@ def _flush(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    load_dotenv(".env")  # as `make run` and compose do; what the shell has set wins
     sys.exit(main())

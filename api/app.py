@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from api import __version__, handlers, lifespan
+from api import __version__, handlers, lifespan, openapi
 from api.middleware import Envelope
 from api.models.repository import Repository
 from api.models.runtime import InvalidArtefact, Program
@@ -51,6 +51,7 @@ def build_app(settings: Settings, repository: Repository, programs: lifespan.Pro
     app.router.routes.extend(predict.ROUTES)
     for router in (models.router, predictions.router, admin.router, health.router, metrics.router):
         app.include_router(router)
+    openapi.describe_access(app, asks_for_keys=settings.keys_file is not None)
     return app
 
 

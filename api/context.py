@@ -18,8 +18,8 @@ class RequestContext:
     """Made when its headers are here, filled in by the route, read when it ends."""
 
     __slots__ = (
-        "answered", "arrived", "cache", "headers", "method", "model", "outcome", "path", "proxy_seconds", "request_id",
-        "route", "rows", "seed", "status", "unix_ms", "version",
+        "answered", "arrived", "cache", "headers", "key", "method", "model", "outcome", "path", "proxy_seconds",
+        "request_id", "route", "rows", "seed", "status", "unix_ms", "version",
     )  # fmt: skip
 
     def __init__(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -39,6 +39,8 @@ class RequestContext:
         self.outcome = "ok"
         self.status = 0
         self.model = self.version = self.cache = ""
+        self.key = ""
+        """The name of the API key that it came with, where keys are asked for; never the key."""
         self.rows = 0
 
     def line(self, seconds: float) -> dict[str, Any]:
@@ -54,6 +56,8 @@ class RequestContext:
             "outcome": self.outcome,
             "seconds": round(seconds, 6),
         }
+        if self.key:
+            line["key"] = self.key
         if self.model:
             line |= {"model": self.model, "version": self.version, "cache": self.cache, "rows": self.rows}
         return line

@@ -42,6 +42,14 @@ class UnsupportedMediaType(ServingError):
     """The body is not declared as application/json."""
 
 
+class KeyRequired(ServingError):
+    """The route is not open to all, and no key came, or one that is not known. Nothing was looked at but that."""
+
+
+class AdminOnly(ServingError):
+    """The key is known, and the route needs the admin token."""
+
+
 class UnknownModel(ServingError):
     """No model of that name is served."""
 

@@ -12,6 +12,7 @@ from typing import TypedDict
 import msgspec
 
 from api import __version__, metrics
+from api.access.gate import Gate
 from api.answers import Answer, Classification, Regression
 from api.batching import Batcher
 from api.cache.address import Address
@@ -36,7 +37,7 @@ from api.tallies import CounterTally, HistogramTally
 
 logger = logging.getLogger(__name__)
 
-_REPORT_SECONDS = 0.25  # how late metrics, lines and deadlines may be
+_REPORT_SECONDS = 0.25  # how late metrics, lines, deadlines and keys may be
 _LEAST_LEASE_SECONDS = 1
 
 Programs = Mapping[tuple[str, str], Program]
@@ -82,6 +83,7 @@ async def open_replica(settings: Settings, repository: Repository, programs: Pro
             in_flight=InFlight(
                 deadline_seconds=settings.deadline_seconds, max_requests=settings.max_requests_in_flight
             ),
+            gate=Gate(keys_file=settings.keys_file, admin_token_file=settings.admin_token_file),
             default_model=settings.default_model,
             max_body_bytes=settings.max_body_bytes,
         )
@@ -98,6 +100,7 @@ async def _keep_house(replica: Replica) -> None:
         await asyncio.sleep(_REPORT_SECONDS)
         try:
             replica.in_flight.expire()
+            replica.gate.refresh()
             replica.report()
         except Exception:  # whatever it was: without deadlines a request could hang
             logger.exception("housekeeping failed, and goes on")

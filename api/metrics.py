@@ -60,6 +60,16 @@ STAGE_SECONDS = Histogram(
     buckets=_STAGE_SECONDS,
 )
 
+# --- access ---------------------------------------------------------------------------------------------------------
+KEY_REQUESTS = Counter(
+    "shoal_key_requests", "Requests by the name of their API key; admin: by the admin token.", ("key", "status")
+)
+KEYS_UNREADABLE = Gauge(
+    "shoal_keys_unreadable",
+    "1 while the file of the API keys cannot be read, and the keys are those from before.",
+    multiprocess_mode="livemax",
+)
+
 # --- predictions ----------------------------------------------------------------------------------------------------
 PREDICTIONS = Counter(
     "shoal_predictions",
@@ -168,6 +178,11 @@ LOG_FAILURES_SPOOL = LOG_FAILURES.labels("spool")
 @cache
 def requests(route: str, status: int, outcome: str) -> CounterTally:
     return CounterTally(REQUESTS.labels(route, str(status), outcome))
+
+
+@cache
+def key_requests(key: str, status: int) -> CounterTally:
+    return CounterTally(KEY_REQUESTS.labels(key, str(status)))
 
 
 @cache

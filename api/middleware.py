@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import logs, metrics, problems
 from api.context import RequestContext
-from api.errors import Stopping
-from api.in_flight import InFlight
+from api.errors import ServingError, Stopping
+from api.replica import Replica
 from api.replies import ClientLeft, Reply, problem_reply, send_reply
 from api.routes.hot import HotRoutes
 
@@ -27,6 +27,8 @@ def account(context: RequestContext) -> None:
         metrics.STAGE_REPLY.observe(now - context.answered)
     metrics.requests(context.route, context.status, context.outcome).inc()
     metrics.request_seconds(context.route).observe(seconds)
+    if context.key:
+        metrics.key_requests(context.key, context.status).inc()
     if request_logger.isEnabledFor(logging.INFO):
         logs.write_request_line(context.line(seconds))
 
@@ -44,7 +46,7 @@ class Envelope:
             await self.app(scope, receive, send)
             return
         context = scope["shoal"] = RequestContext(scope["method"], scope["path"], scope["headers"])
-        in_flight: InFlight = scope["state"]["replica"].in_flight
+        replica: Replica = scope["state"]["replica"]
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -52,11 +54,14 @@ class Envelope:
                 message["headers"] = [*message["headers"], (b"x-request-id", context.request_id.encode())]
             await send(message)
 
-        in_flight.enter(context)
+        replica.in_flight.enter(context)
         try:
+            replica.gate.check(context)  # before routing: what is not open does not even say whether it is there
             await (self.hot.find(scope) or self.app)(scope, receive, send_with_id)
         except ClientLeft:
             client_left(context)
+        except ServingError as error:  # the gate's; routes answer theirs by themselves
+            await send_reply(send_with_id, problem_reply(context, problems.of(error), str(error), error))
         except asyncio.CancelledError:
             # The drain is over. Its log row may be there or not; a retry makes the same one.
             reply = problem_reply(context, problems.PROBLEMS[Stopping], "send the request again")
@@ -69,7 +74,7 @@ class Envelope:
                 raise  # half a reply is out; only cutting the connection tells the client
             await send_reply(send_with_id, last_resort(context, error))
         finally:
-            in_flight.leave(context)
+            replica.in_flight.leave(context)
             if route := scope.get("route"):
                 context.route = route.path
             account(context)

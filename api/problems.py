@@ -15,7 +15,11 @@ class Problem(NamedTuple):
     status: int
     slug: str
     title: str
+    challenge: bytes | None = None
+    """WWW-Authenticate, which says what would have been let in; RFC 6750, 3."""
 
+
+_BEARER = b'Bearer realm="shoal"'
 
 PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.InvalidRequest: Problem(400, "invalid-request", "The body is not what this route takes"),
@@ -24,6 +28,10 @@ PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.TooManyRows: Problem(413, "too-many-rows", "Too many rows in one request"),
     errors.BodyTooLarge: Problem(413, "body-too-large", "The body is too large"),
     errors.UnsupportedMediaType: Problem(415, "unsupported-media-type", "The body is not declared as JSON"),
+    errors.KeyRequired: Problem(401, "key-required", "A key is needed, and none that is known came", _BEARER),
+    errors.AdminOnly: Problem(
+        403, "admin-only", "The admin token is needed", _BEARER + b', error="insufficient_scope"'
+    ),
     errors.UnknownModel: Problem(404, "unknown-model", "No such model"),
     errors.UnknownVersion: Problem(404, "unknown-version", "No such version of the model"),
     errors.UnknownPrediction: Problem(404, "unknown-prediction", "No such prediction in the log"),
@@ -63,6 +71,8 @@ def body(problem: Problem, detail: str, request_id: str) -> bytes:
 
 def headers(error: errors.ServingError | None = None) -> list[tuple[bytes, bytes]]:
     fields = [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")]
+    if error is not None and (challenge := of(error).challenge) is not None:
+        fields.append((b"www-authenticate", challenge))
     if error is not None and error.retry_after_seconds is not None:
         fields.append((b"retry-after", b"%d" % error.retry_after_seconds))
     return fields

@@ -150,6 +150,9 @@ class PredictionProtocol(HttpToolsProtocol):
         ):
             return None
         context = RequestContext("POST", self.url.decode(), self.headers)
+        gate = self.app_state["replica"].gate
+        if gate.asks and not gate.admits(context):
+            return None
         length = context.headers.get(b"content-length", b"")
         if (
             context.headers.get(b"content-type") != JSON

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from api import logs, metrics, tallies
+from api.access.gate import Gate
 from api.cache.epochs import Epochs
 from api.cache.shared import SharedCache
 from api.flights import Served
@@ -25,6 +26,7 @@ class Replica:
         epochs: Epochs,
         log: PredictionLog,
         in_flight: InFlight,
+        gate: Gate,
         default_model: str,
         max_body_bytes: int,
     ) -> None:
@@ -36,6 +38,7 @@ class Replica:
         self.epochs = epochs
         self.log = log
         self.in_flight = in_flight
+        self.gate = gate
         self.default_model = default_model
         self.max_body_bytes = max_body_bytes
         self._resolved: dict[tuple[str | None, str | None], Served] = {}

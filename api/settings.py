@@ -59,6 +59,14 @@ class Settings(BaseSettings):
     fraction of an answer, so that a worker with more to do than it can goes on answering as many as it can. At some
     thousand a second these take it 0.2 s."""
 
+    # --- access ----------------------------------------------------------------------------------------------------
+    keys_file: Path | None = None
+    """File of the API keys' names and hashes, as `python -m api keys` writes it. None: nobody is asked for a key. A
+    change counts within a second; a file that is not there lets nobody in."""
+
+    admin_token_file: Path = Path("var/admin_token")
+    """File of the admin token, without which no admin route answers. Made with a random one where it is not there."""
+
     # --- batching -------------------------------------------------------------------------------------------------
     max_batch_rows: int = Field(64, ge=1, le=65_536)
     """Most rows in one run of a model. Larger batches gain little on a CPU and make each caller wait longer."""

@@ -121,6 +121,18 @@ ANSWERING = (
         stacked=True,
     ),
     lines(
+        "Requests by key",
+        "reqps",
+        "By the name of the API key; admin is the admin token. none: probes, Prometheus, and who was refused for want"
+        " of one; all of them where nobody is asked for a key.",
+        Query(
+            f"sum by (key) ({rate('shoal_key_requests_total')}) or label_replace(sum({rate('shoal_requests_total')})"
+            f' - (sum({rate("shoal_key_requests_total")}) or vector(0)), "key", "none", "", "")',
+            "{{key}}",
+        ),
+        stacked=True,
+    ),
+    lines(
         "Predictions failed and refused",
         "percentunit",
         "Share of prediction requests answered 5xx, and 429 because the queue was full; over 5 minutes.",

@@ -17,13 +17,14 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from dotenv import load_dotenv
 
 from api.local.processes import Process, Replica
 from api.local.replica import import_shared
 from api.local.stack import ROOT, CannotRun, Lock, Options, check_ports, processes
+from api.models.repository import read_manifest
+from api.settings import Settings
 
 READY_SECONDS = 90
 # A process that ran this long when it ended is started again, as compose would. Before, something is wrong with it,
@@ -99,10 +100,12 @@ class Launcher:
 
     def greet(self, seconds: float) -> None:
         options, url = self.options, f"http://localhost:{self.options.port}"
-        example = json.dumps({"features": _example(url)})
+        settings = Settings()
+        example = json.dumps({"features": read_manifest(settings.model_repository / settings.default_model).example})
+        key = "-H 'X-API-Key: YOUR KEY' " if settings.keys_file else ""
         say(f"""ready in {seconds:.1f} s
 
-  curl -X POST {url}/predict -H 'Content-Type: application/json' -d '{example}'
+  curl -X POST {url}/predict {key}-H 'Content-Type: application/json' -d '{example}'
 
   API          {url}/docs
   Prometheus   {f"http://localhost:{options.prometheus_port}" if options.prometheus else "none"}
@@ -178,13 +181,6 @@ def _answers(url: str) -> bool:
             return bool(reply.status == 200)
     except OSError:
         return False
-
-
-def _example(url: str) -> Any:
-    """A valid row of the default model, from its manifest."""
-    with urllib.request.urlopen(f"{url}/models", timeout=5) as reply:  # noqa: S310  our own address
-        models = json.load(reply)
-    return next(model["example"] for model in models["models"] if model["name"] == models["default"])
 
 
 def _message(line: str) -> str:

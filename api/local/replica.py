@@ -36,6 +36,7 @@ def settings(env: Mapping[str, str]) -> dict[str, str]:
         "SHOAL_POSTGRES_DSN": f"host='{sockets}' user=postgres dbname=predictions",
         "SHOAL_REDIS_URL": f"unix://{sockets}/redis.sock",
         "SHOAL_SPOOL_DIR": str(var / "spool"),
+        "SHOAL_ADMIN_TOKEN_FILE": str(var / "admin_token"),
         "PROMETHEUS_MULTIPROC_DIR": str(var / "metrics" / number),
     }
 

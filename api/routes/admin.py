@@ -1,4 +1,5 @@
-"""/admin: what operators do. For those inside only: nginx answers 404 to whatever begins so."""
+"""/admin: what operators do. For those inside only, as nginx answers 404 to whatever begins so; and of those only for
+the holder of the admin token, which access/gate.py looks at."""
 
 from __future__ import annotations
 

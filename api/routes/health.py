@@ -1,4 +1,7 @@
-"""GET /health: is the process alive, can it predict, and what is the state of what it depends on."""
+"""GET /health: is the process alive, can it predict, and what is the state of what it depends on.
+
+`live` and `ready` need no key (access/gate.py): those who ask are an orchestrator's probes and load balancers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""GET /metrics: this replica's, all its workers together. For Prometheus; nginx does not let it through."""
+"""GET /metrics: this replica's, all its workers together. For Prometheus; nginx does not let it through.
+
+It needs no key: there is nothing in it of what was asked and answered, replicas are not published, and a key for
+Prometheus would be one more secret to keep, for nothing.
+"""
 
 from __future__ import annotations
 

@@ -94,7 +94,13 @@ def test_every_setting_reaches_the_replicas() -> None:
     handed_on = set(SERVICES["api"]["environment"])
     settings = {f"SHOAL_{name.upper()}" for name in Settings.model_fields}
     # Decided by the image and compose.yaml: the port that others know, the volume, and passwords, which come as files.
-    fixed = {"SHOAL_BIND", "SHOAL_SPOOL_DIR", "SHOAL_REDIS_PASSWORD", "SHOAL_POSTGRES_PASSWORD"}
+    fixed = {
+        "SHOAL_BIND",
+        "SHOAL_SPOOL_DIR",
+        "SHOAL_ADMIN_TOKEN_FILE",
+        "SHOAL_REDIS_PASSWORD",
+        "SHOAL_POSTGRES_PASSWORD",
+    }
     assert handed_on == settings - fixed
 
 

@@ -13,11 +13,11 @@ API = ROOT / "api"
 
 LAYERS = [
     {"app", "protocol"},
-    {"middleware", "handlers"},
+    {"middleware", "handlers", "openapi"},
     {"routes"},
     {"dependencies", "lifespan", "replies"},
     {"replica", "problems", "schemas"},
-    {"in_flight"},
+    {"in_flight", "access"},
     {"context"},
     {"predictor"},
     {"flights"},
@@ -35,6 +35,7 @@ KNOWS_HTTP = {
     "protocol",
     "middleware",
     "handlers",
+    "openapi",
     "routes",
     "dependencies",
     "replies",

@@ -23,14 +23,18 @@ from api.settings import Settings
 from tests.conftest import Database
 from tests.servers import Redis
 
+ADMIN = {"Authorization": "Bearer admin-token-of-the-tests"}
+
 
 @pytest.fixture
 def settings(postgres: Database, redis: Redis, tmp_path: Path) -> Settings:
+    (tmp_path / "admin_token").write_text(ADMIN["Authorization"].removeprefix("Bearer "))
     return Settings(
         postgres_dsn=postgres.dsn,
         redis_url=redis.url,
         redis_budget_seconds=1,
         spool_dir=tmp_path / "spool",
+        admin_token_file=tmp_path / "admin_token",
         max_rows_per_request=8,
         max_body_bytes=4096,
         workers=1,

@@ -21,7 +21,7 @@ from api.models.repository import Repository
 from api.prediction_log import migrations
 from api.settings import Settings
 from tests.conftest import Database
-from tests.integration.conftest import served
+from tests.integration.conftest import ADMIN, served
 from tests.servers import Postgres, Redis
 from tests.servers import eventually_async as eventually
 
@@ -215,7 +215,7 @@ async def test_a_flushed_answer_is_computed_anew(client: httpx.AsyncClient) -> N
     first = "/models/penguins/versions/1/predict"
     assert [await cache_of(client), await cache_of(client), await cache_of(client, first)] == ["miss", "local", "miss"]
 
-    reply = await client.post("/admin/cache/flush", json={"model": "penguins", "version": "2"})
+    reply = await client.post("/admin/cache/flush", json={"model": "penguins", "version": "2"}, headers=ADMIN)
 
     assert reply.status_code == 200
     flushed = reply.json()
@@ -244,7 +244,7 @@ async def test_what_was_in_flight_is_answered_and_not_found_later(
         redis.pause()
         in_flight = asyncio.create_task(cache_of(client))
         await eventually(lambda: more_local_misses(client, before), because="it has its key")
-        flushed = await client.post("/admin/cache/flush", json={"model": "penguins"})
+        flushed = await client.post("/admin/cache/flush", json={"model": "penguins"}, headers=ADMIN)
         redis.resume()
 
         assert (flushed.status_code, await in_flight) == (200, "miss")
@@ -267,7 +267,7 @@ async def test_what_was_in_flight_is_answered_and_not_found_later(
 async def test_what_cannot_be_flushed_is_a_problem(
     client: httpx.AsyncClient, body: object, status: int, problem: str
 ) -> None:
-    reply = await client.post("/admin/cache/flush", json=body)
+    reply = await client.post("/admin/cache/flush", json=body, headers=ADMIN)
 
     assert (reply.status_code, reply.headers["content-type"]) == (status, "application/problem+json")
     assert reply.json()["type"] == f"urn:shoal:problem:{problem}"
@@ -279,7 +279,7 @@ async def test_without_postgres_nothing_can_be_flushed(
     settings = settings.model_copy(update={"postgres_dsn": f"host={tmp_path} user=postgres dbname=none"})
     async with served(settings, *shipped_models) as client:
         assert await cache_of(client) == "miss"
-        reply = await client.post("/admin/cache/flush", json={"model": "penguins"})
+        reply = await client.post("/admin/cache/flush", json={"model": "penguins"}, headers=ADMIN)
 
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
         assert reply.json()["type"] == "urn:shoal:problem:flush-unavailable"

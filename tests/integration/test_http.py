@@ -221,7 +221,8 @@ async def test_a_request_that_is_cut_off_as_the_replica_stops_gets_a_problem_and
         tallies.flush()
         return float(metrics.REQUESTS.labels("other", "503", "stopping")._value.get())
 
-    state = {"replica": SimpleNamespace(in_flight=InFlight(deadline_seconds=10, max_requests=10))}
+    gate = SimpleNamespace(check=lambda context: None)
+    state = {"replica": SimpleNamespace(in_flight=InFlight(deadline_seconds=10, max_requests=10), gate=gate)}
     scope = {"type": "http", "method": "GET", "path": "/models", "headers": [], "state": state}
     before = counted()
     request = asyncio.ensure_future(Envelope(hang, HotRoutes([]))(scope, receive, send))

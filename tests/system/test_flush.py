@@ -36,9 +36,14 @@ def ask(worker: http.client.HTTPConnection, row: int) -> str:
     return str(reply.headers["X-Cache"])
 
 
+def admin(replica: Replica) -> dict[str, str]:
+    token = (replica.folder / "admin_token").read_text().strip()
+    return {"Content-Type": "application/json", "X-API-Key": token}
+
+
 def flush(replica: Replica, **body: str) -> dict[str, object]:
     with closing(http.client.HTTPConnection("127.0.0.1", replica.port, timeout=10)) as connection:
-        connection.request("POST", "/admin/cache/flush", json.dumps(body), {"Content-Type": "application/json"})
+        connection.request("POST", "/admin/cache/flush", json.dumps(body), admin(replica))
         reply = connection.getresponse()
         assert reply.status == 200, reply.read()
         answer: dict[str, object] = json.loads(reply.read())
@@ -113,12 +118,21 @@ def test_a_flush_of_another_model_changes_nothing(stack: Stack) -> None:
         assert [ask(worker, 20) for worker in workers] == ["local"] * 4
 
 
-def test_the_command_says_what_it_did(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    address = stack.replicas[0].address
+def token_of_another(stack: Stack) -> Path:
+    """These two have a folder each, and so a token each; those of `make run` share one."""
+    return stack.replicas[1].folder / "admin_token"
 
-    assert main(["flush", "penguins", "--version", "2", "--replica", address]) == 0
+
+def test_the_command_says_what_it_did(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    replica = ["--replica", stack.replicas[0].address, "--token-file", str(stack.replicas[0].folder / "admin_token")]
+
+    assert main(["flush", "penguins", "--version", "2", *replica]) == 0
     assert capsys.readouterr().out == "flushed penguins/2: 4 workers left its answers behind, 0 hang\n"
-    assert main(["flush", "walrus", "--replica", address]) == 1
+    assert main(["flush", "walrus", *replica]) == 1
     assert "no model 'walrus' is served" in capsys.readouterr().out
-    assert main(["flush", "penguins", "--replica", "127.0.0.1:1"]) == 2
+    assert main(["flush", "penguins", *replica, "--replica", "127.0.0.1:1"]) == 2
     assert "cannot be asked" in capsys.readouterr().err
+    assert main(["flush", "penguins", *replica, "--token-file", "/nowhere/token"]) == 2
+    assert "/nowhere/token: No such file or directory" in capsys.readouterr().err
+    assert main(["flush", "penguins", *replica, "--token-file", str(token_of_another(stack))]) == 1
+    assert "expected the admin token" in capsys.readouterr().out
