@@ -38,6 +38,8 @@ async def _invalid_parameters(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == 400:  # FastAPI's, of a body that is not even text
+        return _reply(request, problems.INVALID_REQUEST, "expected a JSON object in UTF-8, got something else")
     if error.status_code == 404:
         return _reply(request, problems.NOT_FOUND, f"there is no {request.url.path}; see /docs")
     if error.status_code == 405:

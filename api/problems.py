@@ -47,6 +47,7 @@ PROBLEMS: dict[type[errors.ServingError], Problem] = {
 MALFORMED = Problem(400, "malformed-request", "Not an HTTP request that this server understands")
 NOT_FOUND = Problem(404, "not-found", "No such path")
 METHOD_NOT_ALLOWED = Problem(405, "method-not-allowed", "The path does not take this method")
+INVALID_REQUEST = PROBLEMS[errors.InvalidRequest]
 INVALID_PARAMETERS = PROBLEMS[errors.InvalidParameters]
 INTERNAL = Problem(500, "internal-error", "Something broke that is not your fault")
 

@@ -7,11 +7,14 @@ and 48 us of the worker's CPU each; over ASGI 12.6 k and 77 us.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from functools import lru_cache
 from typing import Any
 
+from httptools import HttpParserCallbackError, HttpParserError
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api import metrics, problems
@@ -22,6 +25,8 @@ from api.replica import Replica
 from api.replies import JSON, ClientLeft, Reply
 from api.routes import predict
 from api.routes.hot import HotRoute, HotRoutes
+
+logger = logging.getLogger(__name__)
 
 _HOT = HotRoutes(predict.ROUTES)
 
@@ -224,13 +229,24 @@ class PredictionProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Not in plain text, of which nobody would hear."""
-        problem = problems.MALFORMED
-        body = problems.body(problem, "the request line or a header is malformed", os.urandom(16).hex())
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(head % (problems.MEDIA_TYPE, len(body)) + body)
+        """Not in plain text, of which nobody would hear; and not the client's mistake where a callback broke, which the
+        parser reports like one."""
+        problem, detail = problems.MALFORMED, "the request line or a header is malformed"
+        broken = _broken_callback(sys.exception())
+        if broken is not None:
+            logger.error("a request failed as it was read", exc_info=broken)
+            problem, detail = problems.INTERNAL, f"{type(broken).__name__}; see the log"
+        body = problems.body(problem, detail, os.urandom(16).hex())
+        head = b"content-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[problem.status] + head % (problems.MEDIA_TYPE, len(body)) + body)
         self.transport.close()
         metrics.requests("other", problem.status, problem.slug).inc()
+
+
+def _broken_callback(error: BaseException | None) -> BaseException | None:
+    """What a callback of the parser raised, unless that was about the request: a URL that is none."""
+    raised = error.__context__ if isinstance(error, HttpParserCallbackError) else None
+    return None if isinstance(raised, HttpParserError | UnicodeDecodeError) else raised
 
 
 @lru_cache(1024)

@@ -15,6 +15,7 @@ import numpy as np
 from api.errors import InvalidRequest, InvalidRows, TooManyRows
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_LONGEST = 200
 _NEGATIVE_ZERO = b"\x00\x00\x00\x80"
 
 
@@ -144,6 +145,8 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _refuse(message: str, field: str) -> NoReturn:
     """Puts a decoder's message, "Expected `float`, got `str` - at `$.features[0]`", in our words."""
     message, _, where = message.partition(" - at `$")
+    if len(message) > _LONGEST:
+        message = f"{message[:_LONGEST]}…"  # the name of an unknown field may be as long as the body
     message = message.replace("`", "").replace("Expected float", "expected a number").replace("Expected", "expected")
     message = message.replace("Number out of range", "expected a finite float32 number, got a larger one")
     message = message.replace("Object contains unknown", "got an unknown").replace("Object missing", "missing the")

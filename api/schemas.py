@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+
+def _of_a_calendar(value: Any) -> Any:
+    """pydantic takes a number, too, and its text, as seconds since 1970; in a query that is a slip."""
+    if isinstance(value, str) and not re.match(r"\d{4}-", value):
+        raise ValueError("expected a time as ISO 8601 has it, as in 2026-01-31T00:00:00Z")
+    return value
+
+
+Time = Annotated[datetime, BeforeValidator(_of_a_calendar)]
 Features = list[float] | list[list[float]] | list[list[list[float]]]
 
 
@@ -172,13 +182,14 @@ class PageParameters(Strict):
     """Only this model's."""
     version: Annotated[str | None, Field(examples=["2"])] = None
     """Only this version's."""
-    since: datetime | None = None
+    since: Time | None = None
     """Not before this time, ISO 8601 with its zone."""
-    until: datetime | None = None
+    until: Time | None = None
     """Before this time, ISO 8601 with its zone."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     """Rows on a page."""
-    cursor: str | None = None
+    # What queries.py packs: 24 bytes, of which the first 8 are microseconds since 1970.
+    cursor: Annotated[str | None, Field(pattern="^A[A-P][A-Za-z0-9_-]{30}$")] = None
     """`next_cursor` of the page before."""
 
 

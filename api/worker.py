@@ -22,6 +22,7 @@ class DrainingWorker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
         "http": PredictionProtocol,
+        "ws": "none",  # no route speaks it, and none should be reached past the envelope
         "lifespan": "on",
         "access_log": False,  # middleware.py writes the one line a request gets
         "server_header": False,

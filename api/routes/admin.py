@@ -16,7 +16,7 @@ router = APIRouter(prefix="/admin", tags=["admin"])
     "/cache/flush",
     responses={
         202: {"description": "Flushed, but for workers that hang.", "model": FlushResponse},
-        **problem_responses(404, 422, 500, 503),
+        **problem_responses(400, 404, 422, 500, 503),
     },
 )
 async def flush_cache(wanted: FlushRequest, replica: CurrentReplica, response: Response) -> FlushResponse:

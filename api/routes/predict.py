@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -139,17 +140,25 @@ def predict_batch_with_version(name: Name, version: Version, body: BatchRequest)
     """Answer many rows with one version of the model."""
 
 
-_RESPONSES = problem_responses(400, 404, 413, 415, 422, 429, 500, 503, 504) | {
-    200: {
-        "headers": {
-            "X-Cache": {
-                "description": "Where the answer came from: `local`, `redis`, `coalesced` or `miss`;"
-                " for a batch whose rows differ, `mixed`.",
-                "schema": {"type": "string", "enum": ["local", "redis", "coalesced", "miss", "mixed"]},
-            }
+_ERRORS = problem_responses(400, 404, 413, 415, 422, 429, 500, 503, 504)
+
+
+def _responses(*, many: bool) -> dict[int | str, dict[str, Any]]:
+    id = "$response.body#/predictions/0/id" if many else "$response.body#/id"
+    logged = {"operationRef": "#/paths/~1predictions~1{id}/get", "parameters": {"id": id}}
+    return _ERRORS | {
+        200: {
+            "links": {"logged": {**logged, "description": "The row, as the log has it."}},
+            "headers": {
+                "X-Cache": {
+                    "description": "Where the answer came from: `local`, `redis`, `coalesced` or `miss`;"
+                    " for a batch whose rows differ, `mixed`.",
+                    "schema": {"type": "string", "enum": ["local", "redis", "coalesced", "miss", "mixed"]},
+                }
+            },
         }
     }
-}
+
 
 ROUTES = [
     HotRoute(
@@ -158,7 +167,7 @@ ROUTES = [
         answer=partial(answer, many=many),
         serve=partial(serve, many=many),
         tags=["predictions"],
-        responses=_RESPONSES,
+        responses=_responses(many=many),
     )
     for path, signature, many in (
         ("/predict", predict, False),

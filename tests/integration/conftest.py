@@ -77,7 +77,7 @@ async def served_over_asgi(
 @asynccontextmanager
 async def listening(app: ASGIApp, state: dict[str, Any]) -> AsyncIterator[str]:
     """The protocol of a worker on a port of its own. Gives its URL."""
-    config = uvicorn.Config(app, http=PredictionProtocol, lifespan="off", log_config=None)
+    config = uvicorn.Config(app, http=PredictionProtocol, ws="none", lifespan="off", log_config=None)
     config.load()
     connections = ServerState()
     server = await asyncio.get_running_loop().create_server(

@@ -16,6 +16,7 @@ from api import metrics, tallies
 from api.in_flight import InFlight
 from api.middleware import Envelope
 from api.routes.hot import HotRoutes
+from tests.integration.conftest import ADMIN
 
 ROW = [39.1, 18.7, 181.0]
 
@@ -172,6 +173,13 @@ async def test_a_charset_beside_the_media_type_is_fine(client: httpx.AsyncClient
     assert response.status_code == 200
 
 
+async def test_a_body_that_is_not_even_text_is_refused(client: httpx.AsyncClient) -> None:
+    headers = ADMIN | {"content-type": "application/json"}
+    for path in ("/predict", "/admin/cache/flush"):
+        response = await client.post(path, content=b"\xff\xb4", headers=headers)
+        assert_problem(response, 400, "invalid-request", "expected a JSON object")
+
+
 async def test_too_many_rows_are_refused(client: httpx.AsyncClient) -> None:
     response = await client.post("/predict/batch", json={"instances": [ROW] * 9})
 
@@ -264,6 +272,10 @@ async def test_the_log_is_read_in_pages_newest_first_and_filtered(client: httpx.
         ("limit=0", 422, "invalid-parameters"),
         ("limit=many", 422, "invalid-parameters"),
         ("since=yesterday", 422, "invalid-parameters"),
+        ("since=1767225600", 422, "invalid-parameters"),
+        ("until=0.5", 422, "invalid-parameters"),
+        ("until=1e-5", 422, "invalid-parameters"),
+        ("cursor=", 422, "invalid-parameters"),
         ("cursor=forged", 422, "invalid-parameters"),
         ("modle=penguins", 422, "invalid-parameters"),
         ("since=2026-01-01T00:00:00", 422, "invalid-parameters"),

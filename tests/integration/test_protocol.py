@@ -217,6 +217,25 @@ async def test_what_follows_a_request_and_is_none_is_refused(worker: Worker) -> 
         assert await client.is_closed()
 
 
+async def test_a_callback_that_breaks_is_our_fault_and_leaves_its_trace(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(PredictionProtocol, "on_body", lambda self, body: 1 / 0)
+    async with worker.connected() as client:
+        client.send(request())
+        reply = await client.reply()
+        assert (reply.status, reply.body["type"]) == (500, "urn:shoal:problem:internal-error")
+        assert await client.is_closed()
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_an_upgrade_is_not_taken_up(worker: Worker) -> None:
+    async with worker.connected() as client:
+        client.send(b"GET /health/live HTTP/1.1\r\nHost: shoal\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
+        client.send(b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n")
+        assert (await client.reply()).status == 200
+
+
 # --- bad days -------------------------------------------------------------------------------------------------------
 async def test_a_row_whose_client_left_is_not_run(worker: Worker) -> None:
     worker.gate.open.clear()

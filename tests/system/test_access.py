@@ -205,7 +205,7 @@ def test_no_key_is_written_down_anywhere(keyed: Keyed, key: str) -> None:
         connection = held.enter_context(psycopg.connect(stack.postgres.dsn))
         rows = str(connection.execute("SELECT * FROM predictions").fetchall())
         redis = held.enter_context(stack.redis.client())
-        values = b"".join(key + (redis.get(key) or b"") for key in redis.keys("*"))  # type: ignore[operator,union-attr]
+        values = b"".join(key + (redis.get(key) or b"") for key in redis.keys("*"))
     name = "test_no_key_is_written_down_anywhere"
     eventually(lambda: all(name in server.log.read_text() for server in stack.replicas), because="its lines are there")
 

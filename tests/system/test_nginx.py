@@ -236,6 +236,7 @@ def test_a_body_over_the_limit_is_refused(nginx: Nginx) -> None:
 def test_what_is_no_request_is_a_problem_too(nginx: Nginx, request_bytes: bytes, status: int, problem: str) -> None:
     reply = ask_raw(nginx, request_bytes)
     assert (reply.status, reply.problem) == (status, problem)
+    assert (reply.headers["Allow"] is not None) == (status == 405)
 
 
 @pytest.mark.parametrize("sent", ["a", "A.b_c~d-9", "x" * 128])
