@@ -1,7 +1,7 @@
 # The commands anyone needs. `make run` and `make test` need nothing but Python 3.11 or newer; what they install stays in
 # .venv, what they write in var.
 .DEFAULT_GOAL := help
-.PHONY: help openapi install run dev up roll down ps logs load bench chaos test test-bench test-compose check format clean
+.PHONY: help openapi install run dev up roll down ps logs load bench chaos test test-bench test-compose fuzz check format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -57,6 +57,9 @@ test-bench: $(VENV)/.dev ## Run the benchmark for a second a round, to see that 
 
 test-compose: $(VENV)/.dev ## Run the containers through their bad days, in a project of their own (minutes; needs Docker)
 	$(VENV)/bin/python -m pytest tests/system/compose
+
+fuzz: $(VENV)/.dev ## Send the API what schemathesis makes of its description, and see it refuse what is wrong (CASES=20000 SEED=)
+	$(VENV)/bin/python -m tests.system.fuzz --cases "$(CASES)" --seed "$(SEED)"
 
 check: $(VENV)/.dev ## What CI runs before the tests: lint, format, types, and files that must agree with each other
 	$(VENV)/bin/ruff check .
