@@ -28,7 +28,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The production stack with two replicas, passwords and a certificate of its own."""
+    """The production stack with two replicas, passwords and a certificate of its own, which asks for API keys."""
     folder = tmp_path_factory.mktemp("production")
     make_secrets(folder)
     stack = Stack(
@@ -37,6 +37,8 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "compose.prod.yaml",
         SECRETS_DIR=str(folder / "secrets"),
         TLS_DIR=str(folder / "secrets" / "tls"),
+        KEYS_DIR=str(folder / "secrets" / "keys"),
+        SHOAL_KEYS_FILE="/etc/shoal/keys/api_keys",
         API_CPUS="1",
     )
     with stack.up("docker compose up --build --scale api=2 --detach --wait"):

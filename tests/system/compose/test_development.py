@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from grafana.check_panels import failures
 from tests.load import Load, Report
 from tests.servers import eventually
@@ -73,7 +75,12 @@ def test_no_container_has_more_rights_than_it_needs(stack: Stack) -> None:
     for container in stack.containers():
         details = stack.inspect(container)
         service = details["Config"]["Labels"]["com.docker.compose.service"]
-        assert details["HostConfig"]["ReadonlyRootfs"], service
+        host = details["HostConfig"]
+        assert re.fullmatch(r"[1-9]\d*:\d+", details["Config"]["User"]), service
+        assert host["ReadonlyRootfs"], service
+        assert (host["CapDrop"], host["CapAdd"], host["Privileged"]) == (["ALL"], None, False), service
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], service
+        assert (host["PidMode"], host["IpcMode"], host["NetworkMode"]) != ("host", "host", "host"), service
         # What the kernel says of the process, whatever the files promise.
         status = dict(
             line.split(":\t", 1) for line in Path(f"/proc/{details['State']['Pid']}/status").read_text().splitlines()
@@ -81,6 +88,40 @@ def test_no_container_has_more_rights_than_it_needs(stack: Stack) -> None:
         assert "0" not in status["Uid"].split(), service
         assert {int(status[f"Cap{kind}"], 16) for kind in ("Eff", "Prm", "Bnd", "Amb", "Inh")} == {0}, service
         assert status["NoNewPrivs"] == "1", service
+
+
+def test_nothing_can_be_written_into_a_container(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "planted").touch()
+    for container in stack.containers():
+        service = stack.inspect(container)["Config"]["Labels"]["com.docker.compose.service"]
+        with pytest.raises(AssertionError, match="read-only"):
+            stack.shell(
+                f"docker cp {tmp_path}/planted {container}:/planted"
+            )  # the engine itself, with or without a shell
+        if service in WITHOUT_A_CHECK:
+            continue
+        # From inside, where code, configuration and programs lie, what is mounted from the clone included.
+        for folder in ("/", "/etc", "/usr", "/srv", "/srv/api", "/srv/nginx", "/venv", "/etc/prometheus"):
+            said = stack.shell(
+                f"docker exec {container} sh -c '[ ! -d {folder} ] || touch {folder}/planted' 2>&1 || true"
+            )
+            exists = stack.shell(f"docker exec {container} sh -c '[ -d {folder} ] && echo yes || true'").strip()
+            assert not exists or "Read-only file system" in said or "Permission denied" in said, f"{service} {folder}"
+
+
+def test_a_replica_has_an_admin_token_of_its_own_and_the_command_finds_it(stack: Stack) -> None:
+    said = stack.shell("docker compose exec -T api python -m api flush penguins")
+    assert said == "flushed all versions of penguins: 6 workers left its answers behind, 0 hang\n"
+    tokens = set()
+    for replica in stack.containers("api"):
+        assert stack.shell(f"docker exec {replica} stat -c %a /run/shoal/admin_token").strip() == "600"
+        tokens.add(stack.shell(f"docker exec {replica} cat /run/shoal/admin_token"))
+    assert len(tokens) == 3
+    ask = (
+        "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000); c.request('POST', '/admin/cache/flush');"
+        " print(c.getresponse().status)"
+    )
+    assert stack.shell(f'docker compose exec -T api python -c "{ask}"').strip() == "401"
 
 
 def test_the_world_is_out_of_reach_for_a_replica(stack: Stack) -> None:
