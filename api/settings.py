@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HERE = Path(__file__).parent
@@ -143,6 +143,12 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Level of the JSON log on standard output. WARNING leaves out the line for each request."""
+
+    @field_validator("keys_file", mode="before")
+    @classmethod
+    def _nothing_is_no_file(cls, value: object) -> object:
+        """`SHOAL_KEYS_FILE=` and not the current directory, which would lock everybody out."""
+        return None if value == "" else value
 
     @model_validator(mode="after")
     def _waits_fit_into_each_other(self) -> Self:

@@ -100,7 +100,7 @@ def test_a_key_is_limited_by_itself_from_wherever_it_comes(keyed: Keyed, key: st
     assert statuses[:BURST] == [200] * BURST
     assert 429 in statuses
     assert (refused.status, refused.problem) == (429, "too-many-requests")
-    assert json.loads(refused.body)["detail"].endswith("or with your key than 6r/m")
+    assert "with your key than 6r/m" in json.loads(refused.body)["detail"]
     assert refused.headers["Retry-After"] == "1"
     eventually(lambda: predict(keyed, X_API_Key=other).status == 200)
 

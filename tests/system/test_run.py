@@ -16,6 +16,7 @@ import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 
+from api.__main__ import main
 from api.local.__main__ import SETTLED_SECONDS
 from tests.load import Load
 from tests.servers import eventually, status_of
@@ -49,6 +50,27 @@ def test_the_curl_it_prints_works_and_the_second_time_from_the_cache(launcher: L
     assert not cached()
     # Nearly always the second. On a busy machine Redis may not have it yet, or take longer than its budget.
     eventually(cached)
+
+
+def test_one_admin_token_opens_all_its_replicas(launcher: Launcher, capsys: pytest.CaptureFixture[str]) -> None:
+    token = launcher.folder / "admin_token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    for number in (1, 2):
+        address = f"127.0.0.1:{launcher.port + number}"
+        assert main(["flush", "penguins", "--replica", address, "--token-file", str(token)]) == 0
+        assert (
+            capsys.readouterr().out == "flushed all versions of penguins: 4 workers left its answers behind, 0 hang\n"
+        )
+
+
+def test_with_keys_on_the_curl_says_where_one_goes(folders: Callable[[], Path]) -> None:
+    launcher = Launcher(folders(), SHOAL_KEYS_FILE="keys-that-are-nowhere")
+    try:
+        launcher.start()
+        assert "-H 'X-API-Key: YOUR KEY'" in launcher.output
+        assert status_of(launcher.port, "/models") == 401
+    finally:
+        launcher.close()
 
 
 def test_a_second_one_on_the_same_state_is_refused(launcher: Launcher) -> None:

@@ -37,3 +37,9 @@ def test_a_refused_value_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_password_is_not_printed() -> None:
     assert "hunter2" not in repr(Settings(redis_password=SecretStr("hunter2")))
+
+
+def test_an_empty_name_of_the_keys_file_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_KEYS_FILE", "")
+
+    assert Settings().keys_file is None
