@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Collection
 from types import TracebackType
 from typing import Any, Self, cast
@@ -20,7 +21,8 @@ from loadtest.chaos.questions import Questions
 
 # The ladder of waits begins with a client's patience, as in locustfile.py.
 TIMEOUT_SECONDS = 20
-_MAX_CONNECTIONS = 20_000
+# Beyond, requests wait in the load for one that is free; their latency counts from when they were due all the same.
+_MAX_CONNECTIONS = 4_000
 _BURST = 100  # requests sent in one turn of the event loop, so that answers are read meanwhile
 _TICK_SECONDS = 0.001
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -53,6 +55,7 @@ class Load:
         self._thread = threading.Thread(target=self._work, name="load")
         self._failure: BaseException | None = None
         self._in_flight: dict[int, _Connection] = {}  # in the order in which they were sent
+        self._waiting: deque[int] = deque()  # numbers, for a connection
         self._idle: list[_Connection] = []
         self._connections: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -113,7 +116,7 @@ class Load:
                 looked = now
                 self._give_up_on_the_silent(now)
             await asyncio.sleep(0 if due <= now else max(due - now, _TICK_SECONDS))
-        while self._in_flight:
+        while self._in_flight or self._waiting:
             self._give_up_on_the_silent(time.monotonic())
             await asyncio.sleep(0.01)
         for connection in list(self._connections):
@@ -128,14 +131,17 @@ class Load:
         if connection is not None and not connection.transport.is_closing():
             self._in_flight[number] = connection
             connection.send(number, self.questions.message(number))
-        elif len(self._connections) + len(self._opening) >= _MAX_CONNECTIONS:
-            self.ledger.end(number, now, BROKEN, b"the load has no more connections")
+        elif len(self._in_flight) >= _MAX_CONNECTIONS:
+            self._waiting.append(number)
         else:
-            connection = self._in_flight[number] = _Connection(self)
-            connection.number = number
-            task = asyncio.get_running_loop().create_task(self._open(connection, number))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self._connect(number)
+
+    def _connect(self, number: int) -> None:
+        connection = self._in_flight[number] = _Connection(self)
+        connection.number = number
+        task = asyncio.get_running_loop().create_task(self._open(connection, number))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     async def _open(self, connection: _Connection, number: int) -> None:
         try:
@@ -167,10 +173,18 @@ class Load:
             self.ledger.end(number, time.monotonic(), status, body, retry_after)
 
     def idle(self, connection: _Connection) -> None:
-        self._idle.append(connection)
+        if not self._waiting:
+            self._idle.append(connection)
+            return
+        number = self._waiting.popleft()
+        self.ledger.sent[number] = time.monotonic()
+        self._in_flight[number] = connection
+        connection.send(number, self.questions.message(number))
 
     def closed(self, connection: _Connection) -> None:
         self._connections.discard(connection)
+        if self._waiting and len(self._in_flight) < _MAX_CONNECTIONS:
+            self._connect(self._waiting.popleft())
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
 

@@ -19,7 +19,7 @@ _EXAMPLE = [39.1, 18.7, 181.0]
 class Dear(torch.nn.Module):
     """Some milliseconds a row, and no less in a batch: what limits a replica is the model and its queue."""
 
-    def __init__(self, layers: int = 16, channels: int = 64, size: int = 12) -> None:
+    def __init__(self, layers: int = 40, channels: int = 64, size: int = 12) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.shape = (channels, size, size)

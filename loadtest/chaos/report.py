@@ -57,7 +57,7 @@ def remarks(days: Sequence[Day]) -> list[str]:
         lines += [f"{scenario.name}: {name}: {value}" for name, value in outcome.figures.items()]
         lines += [f"{scenario.name}: BROKEN: {promise}" for promise in outcome.broken]
         if outcome.broken:
-            lines += [f"{scenario.name}: e.g. {example[:600]}" for example in outcome.reckoning.examples]
+            lines += [f"{scenario.name}: e.g. {example[:600]}" for example in outcome.examples]
     return lines
 
 
@@ -83,7 +83,7 @@ def _day_as_json(scenario: Scenario, outcome: Outcome) -> dict[str, Any]:
         "altered": reckoning.altered,
         "unasked": reckoning.unasked,
         "wrong": reckoning.wrong,
-        "examples": reckoning.examples,
+        "examples": outcome.examples,
         "worst_seconds": outcome.worst_seconds,
         "recovered_seconds": outcome.recovered_seconds,
         "figures": outcome.figures,

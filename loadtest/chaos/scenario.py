@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from loadtest.chaos.ledger import Ledger, in_words
 from loadtest.chaos.reconcile import Reckoning
 
+_EXAMPLES = 8
+
 
 class Effort(NamedTuple):
     """How much of it. The quick one is for CI: it shows that all of this works, on fewer requests."""
@@ -46,6 +48,8 @@ class Outcome:
     """Name with its unit, to points: seconds since the beginning, value."""
     broken: list[str] = field(default_factory=list)
     """Promises that were not kept."""
+    examples: list[str] = field(default_factory=list)
+    """Of requests that failed, and of what is wrong with the log."""
 
     def must(self, kept: bool, promise: str) -> None:
         if not kept:
@@ -67,6 +71,10 @@ def outcome(ledger: Ledger, reckoning: Reckoning, recovered_seconds: float) -> O
     """With what is promised whatever happens: nothing lost, nothing twice, nothing else than was answered."""
     answers = ledger.latencies(200)
     made = Outcome(reckoning, answers[-1] if answers else 0.0, recovered_seconds)
+    made.examples = [
+        *reckoning.examples,
+        *dict.fromkeys(reason for number, reason in ledger.reasons.items() if ledger.status[number] != 429),
+    ][:_EXAMPLES]
     for count, what in (
         (reckoning.lost, "answered and not in the log"),
         (reckoning.duplicated, "in the log more than once"),

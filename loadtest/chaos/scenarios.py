@@ -5,19 +5,19 @@ from __future__ import annotations
 from loadtest.chaos import overload
 from loadtest.chaos.scenario import Scenario
 
-_OVERLOAD = "goodput stays at {} of the peak, the rest get 429 with a Retry-After within 100 ms, memory stays flat"
+_OVERLOAD = "goodput stays at {} of the peak, the rest get 429 with a Retry-After within {:g} s, memory stays flat"
 
 SCENARIOS = [
     Scenario(
         "overload-dear",
         "three times as many requests as a dear model answers at most, for a minute",
-        _OVERLOAD.format("0.9"),
+        _OVERLOAD.format(overload.DEAR_GOODPUT, overload.REFUSAL_SECONDS),
         overload.dear,
     ),
     Scenario(
         "overload-cheap",
         "the same with a model that costs less than the HTTP around it",
-        _OVERLOAD.format(f"{overload.CHEAP_GOODPUT}"),
+        _OVERLOAD.format(overload.CHEAP_GOODPUT, overload.CHEAP_REFUSAL_SECONDS),
         overload.cheap,
     ),
 ]

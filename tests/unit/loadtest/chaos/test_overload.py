@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from loadtest.chaos.ledger import Ledger
-from loadtest.chaos.overload import judge, recovered
+from loadtest.chaos.overload import Bar, judge, recovered
 from loadtest.chaos.reconcile import Reckoning
 from loadtest.chaos.scenario import Outcome
 
@@ -33,7 +33,7 @@ def overload(
 
 def verdict(ledger: Ledger, memory: list[tuple[float, float]] = FLAT, recovered_seconds: float = 0.1) -> list[str]:
     made = Outcome(Reckoning(), 0.0, recovered_seconds)
-    judge(made, ledger, PEAK, BEGUN, ENDED, memory, 0.9)
+    judge(made, ledger, PEAK, BEGUN, ENDED, memory, Bar(0.9, 0.1))
     return made.broken
 
 
