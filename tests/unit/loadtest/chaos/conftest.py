@@ -26,7 +26,7 @@ def _serving(answer: Answer) -> Iterator[Server]:
     requests: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
@@ -36,7 +36,6 @@ def _serving(answer: Answer) -> Iterator[Server]:
                 if said is None:
                     break
                 writer.write(said)
-        writer.close()
 
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
@@ -50,6 +49,7 @@ def _serving(answer: Answer) -> Iterator[Server]:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.sleep(0)  # in which their connections are closed
 
     asyncio.run_coroutine_threadsafe(stop(), loop).result(5)
     loop.call_soon_threadsafe(loop.stop)
