@@ -10,6 +10,9 @@ from api.errors import DeadlineExceeded, Overloaded, ServingError
 
 Abort = Callable[[ServingError], None]
 
+_STOOD_STILL_SECONDS = 1.0
+_SPARED_SECONDS = 1.0
+
 
 class InFlight:
     """In order of arrival. One look at the oldest now and then is the timer of them all: a timer for each would cost
@@ -19,6 +22,7 @@ class InFlight:
         self.deadline_seconds = deadline_seconds
         self._max_requests = max_requests
         self._requests: dict[RequestContext, Abort | None] = {}
+        self._looked = self._spare_until = 0.0  # on the monotonic clock
 
     def enter(self, context: RequestContext, abort: Abort | None = None) -> None:
         """abort: called with DeadlineExceeded if the request is still there at its deadline; None: nobody minds."""
@@ -33,8 +37,18 @@ class InFlight:
         self._requests.pop(context, None)
 
     def expire(self) -> None:
-        """Aborts what is past its deadline."""
-        overdue = time.monotonic() - self.deadline_seconds
+        """Aborts what is past its deadline. To be called several times a second.
+
+        When it was not, the worker stood still: it was frozen, or its machine was. Its answers may be ready by now, and
+        it gets a second to give them.
+        """
+        now = time.monotonic()
+        if self._looked and now - self._looked > _STOOD_STILL_SECONDS:
+            self._spare_until = now + _SPARED_SECONDS
+        self._looked = now
+        if now < self._spare_until:
+            return
+        overdue = now - self.deadline_seconds
         for context, abort in list(self._requests.items()):
             if context.arrived > overdue:
                 return
