@@ -252,6 +252,12 @@ class Nginx(Server):
         command = [str(ROOT / "nginx" / "start")]
         super().__init__(command, folder, ready=self._answers, env=env, stop_signal=signal.SIGQUIT)
 
+    def reload(self, upstreams: list[str]) -> None:
+        """Go on with these, as after an edit of the configuration: new processes take over, the old ones finish."""
+        self._env["NGINX_UPSTREAMS"] = ",".join(upstreams)
+        subprocess.run([*self.command, "-t"], env=self._env, cwd=ROOT, check=True, capture_output=True)
+        self.process.send_signal(signal.SIGHUP)
+
     def _answers(self) -> bool:
         return status_of(self.port, "/metrics") == 404  # which it says by itself
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from loadtest.bench import machine
 from loadtest.chaos import report
+from loadtest.chaos.ground import Ground
 from loadtest.chaos.scenario import Effort
 from loadtest.chaos.scenarios import SCENARIOS, chosen
 from tests.servers import ROOT
@@ -63,30 +64,33 @@ def _seconds(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> int:
-    # Not in /tmp: that may be memory, where an fsync costs nothing. A short name: a socket's path holds 107 characters.
+    # Not in /tmp: that may be memory, where an fsync costs nothing.
     (ROOT / "var").mkdir(exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix="chaos-", dir=ROOT / "var"))
+    ground = Ground(root)
     effort = Effort(options.quick, options.seconds, say)
     days: list[report.Day] = []
     stuck: list[str] = []
     try:
         described = machine.describe(root)
         say(machine.in_words(described))
-        for number, scenario in enumerate(options.scenarios):
+        for scenario in options.scenarios:
+            begun = time.monotonic()
             say(f"{scenario.name}: {scenario.about}")
-            folder = root / str(number)
-            folder.mkdir()
             try:
-                days.append((scenario, scenario.run(folder, effort)))
-            except Exception:  # noqa: BLE001  the others still get their turn
+                days.append((scenario, scenario.run(ground, effort)))
+            except Exception:  # noqa: BLE001  the others still get their turn, on new ground
                 stuck.append(scenario.name)
                 traceback.print_exc()
-                say(f"{scenario.name} could not be carried through; what its servers said is in {folder}")
+                say(f"{scenario.name} could not be carried through; what its servers said is in {root}")
+                ground.clear()
                 continue
-            say(f"{scenario.name}: {'BROKEN' if days[-1][1].broken else 'kept'}")
-            shutil.rmtree(folder)
+            verdict = "BROKEN" if days[-1][1].broken else "kept"
+            say(f"{scenario.name}: {verdict} ({time.monotonic() - begun:.0f} s)")
     except KeyboardInterrupt:
         say("interrupted; what is written is of the scenarios that were complete")
+    finally:
+        ground.clear()
     if not stuck:
         shutil.rmtree(root, ignore_errors=True)
     if days:

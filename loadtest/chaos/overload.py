@@ -7,11 +7,11 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from loadtest.bench.usage import pss_bytes
 from loadtest.chaos import models
+from loadtest.chaos.ground import Ground
 from loadtest.chaos.ledger import Ledger, share
 from loadtest.chaos.load import Load
 from loadtest.chaos.oracle import Oracle
@@ -46,17 +46,19 @@ class Bar(NamedTuple):
     """Of 99 in a hundred, at most."""
 
 
-def dear(folder: Path, effort: Effort) -> Outcome:
+def dear(ground: Ground, effort: Effort) -> Outcome:
     """A model whose queue is the limit."""
-    return _overload(folder, effort, model="dear", first_rate=100, bar=Bar(DEAR_GOODPUT, REFUSAL_SECONDS))
+    return _overload(ground, effort, model="dear", first_rate=100, bar=Bar(DEAR_GOODPUT, REFUSAL_SECONDS))
 
 
-def cheap(folder: Path, effort: Effort) -> Outcome:
+def cheap(ground: Ground, effort: Effort) -> Outcome:
     """The shipped model: decoding, logging and nginx are the limit, on cores that the load is on, too."""
-    return _overload(folder, effort, model="penguins", first_rate=1500, bar=Bar(CHEAP_GOODPUT, CHEAP_REFUSAL_SECONDS))
+    return _overload(ground, effort, model="penguins", first_rate=1500, bar=Bar(CHEAP_GOODPUT, CHEAP_REFUSAL_SECONDS))
 
 
-def _overload(folder: Path, effort: Effort, *, model: str, first_rate: float, bar: Bar) -> Outcome:
+def _overload(ground: Ground, effort: Effort, *, model: str, first_rate: float, bar: Bar) -> Outcome:
+    ground.clear()  # nothing else takes of the cores meanwhile
+    folder = ground.empty_folder()
     root = models.repository(folder, dear=models.Dear())
     stack = Stack(folder, SHOAL_MODEL_REPOSITORY=str(root), SHOAL_LOG_LEVEL="WARNING", NGINX_RATE_LIMIT="1000000r/s")
     try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from loadtest.chaos.ground import Ground
 from loadtest.chaos.ledger import Ledger, in_words
 from loadtest.chaos.reconcile import Reckoning
 
@@ -62,8 +62,8 @@ class Scenario(NamedTuple):
     name: str
     about: str
     promise: str
-    run: Callable[[Path, Effort], Outcome]
-    """Gets an empty folder on a real disk. Raises AssertionError where a part could not even be broken or mended."""
+    run: Callable[[Ground, Effort], Outcome]
+    """Raises AssertionError where a part could not even be broken or mended."""
     in_quick: bool = True
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadtest.chaos import report
 from loadtest.chaos.__main__ import parse
+from loadtest.chaos.ground import Ground
 from loadtest.chaos.ledger import BROKEN, Ledger
 from loadtest.chaos.reconcile import Reckoning
 from loadtest.chaos.scenario import Effort, Outcome, Scenario, must_not_fail, outcome
@@ -23,7 +23,7 @@ MACHINE = {
 
 
 def day(**counts: Any) -> report.Day:
-    def never(folder: Path, effort: Effort) -> Outcome:
+    def never(ground: Ground, effort: Effort) -> Outcome:
         raise AssertionError
 
     statuses = Counter({429: 5, BROKEN: 2})
