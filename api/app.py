@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api import __version__, handlers, lifespan, openapi
+from api.circuits import Circuits
 from api.middleware import Envelope
 from api.models.repository import Repository
 from api.models.runtime import InvalidArtefact, Program
@@ -39,13 +40,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def build_app(settings: Settings, repository: Repository, programs: lifespan.Programs) -> FastAPI:
     """The app over models that are loaded already."""
 
+    circuits = Circuits(list(repository.versions))
+
     def open_replica(app: FastAPI) -> AbstractAsyncContextManager[lifespan.State]:
-        return lifespan.open_replica(settings, repository, programs)
+        return lifespan.open_replica(settings, repository, programs, circuits)
 
     # FastAPIOffline serves /docs and /redoc from files of its own, where FastAPI would send the browser to a CDN.
     app = FastAPIOffline(
         title="Shoal", version=__version__, description=DESCRIPTION, lifespan=open_replica, redirect_slashes=False
     )
+    app.state.circuits = circuits  # for the master, which hears of a worker's death: gunicorn.conf.py
     app.add_middleware(Envelope, hot=HotRoutes(predict.ROUTES))
     handlers.install(app)
     app.router.routes.extend(predict.ROUTES)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from api import metrics
+from api.circuits import Circuit, Lane
 from api.errors import ModelFailed, Overloaded
 from api.tallies import HistogramTally
 
@@ -79,6 +80,7 @@ class Batcher(Generic[I]):
         max_queued_rows: int,
         max_wait_seconds: float,
         executor: Executor | None,
+        circuit: Circuit | None = None,
     ) -> None:
         """
         Args:
@@ -88,14 +90,18 @@ class Batcher(Generic[I]):
             max_wait_seconds: rows that would wait longer than this for their run are refused.
             executor: one thread, in which batches run; None runs them on the event loop, for models cheaper than a
                 thread hop.
+            circuit: told of each run, and asked before rows are taken; None: nobody minds.
         """
         self._program = program
         self._on_run = on_run
-        self._name = f"{model}/{version}"
+        self.name = f"{model}/{version}"
         self._max_batch_rows = max_batch_rows
         self._max_queued_rows = max_queued_rows
         self._max_wait_seconds = max_wait_seconds
         self._executor = executor
+        self._circuit = circuit
+        self._lane = Lane.LOOP if executor is None else Lane.THREAD
+        self._run_began = 0.0  # of the run that goes on; 0 if none does
         self._queue: deque[I] = deque()
         self._again: deque[I] = deque()  # of batches that failed: each once more, by itself
         self._was_empty = 0.0  # when the queue was seen so; on the monotonic clock
@@ -115,8 +121,25 @@ class Batcher(Generic[I]):
             waiting += len(following)
         return waiting
 
+    @property
+    def runs_on_loop(self) -> bool:
+        return self._executor is None
+
+    @property
+    def run_seconds(self) -> float:
+        """For how long the run that goes on has been going on; 0 if none does."""
+        began = self._run_began
+        return time.monotonic() - began if began else 0.0
+
     def check_room(self, rows: int) -> None:
-        """Raises Overloaded when so many more rows cannot be taken now, before anything is done for them."""
+        """Before anything is done for so many more rows.
+
+        Raises:
+            Overloaded: they cannot be taken now.
+            ModelQuarantined: nothing is run at the moment.
+        """
+        if self._circuit is not None:
+            self._circuit.check()
         if rows > self._room():
             raise self._overloaded()
 
@@ -137,7 +160,7 @@ class Batcher(Generic[I]):
     async def close(self) -> None:
         """Fails what waits, and returns when nothing runs any more."""
         while item := self._pop():
-            item.fail(ModelFailed(f"{self._name} was stopped"))
+            item.fail(ModelFailed(f"{self.name} was stopped"))
         while self._running:
             await asyncio.wait(self._running)
 
@@ -189,14 +212,21 @@ class Batcher(Generic[I]):
 
     # --- what both have in common ---------------------------------------------------------------------------------
     def _run(self, staged: Any) -> Ran:
-        started = time.monotonic()
-        outputs = self._program.run_staged(staged)
+        self._run_began = started = time.monotonic()
+        if self._circuit is not None:
+            self._circuit.begin(self._lane)
+        try:
+            outputs = self._program.run_staged(staged)
+        finally:
+            self._run_began = 0.0
+            if self._circuit is not None:
+                self._circuit.end(self._lane)
         return Ran(outputs, started, time.monotonic())
 
     def _failed(self, batch: list[I], error: Exception) -> None:
         self._failures.inc()
         if len(batch) == 1:
-            logger.warning("%s failed on a row", self._name, exc_info=error)
+            logger.warning("%s failed on a row", self.name, exc_info=error)
             batch[0].fail(self._as_failure(error))
         else:
             # One row may have spoilt it for all: each gets one more chance, by itself.
@@ -205,7 +235,7 @@ class Batcher(Generic[I]):
     def _succeeded(self, batch: list[I], ran: Ran) -> None:
         outputs, started, finished = ran
         if len(outputs) != len(batch):
-            self._failed(batch, ModelFailed(f"{self._name} gave {len(outputs)} outputs for {len(batch)} rows"))
+            self._failed(batch, ModelFailed(f"{self.name} gave {len(outputs)} outputs for {len(batch)} rows"))
             return
         self._batch_rows.observe(len(batch))
         self._run_seconds.observe(finished - started)
@@ -213,7 +243,7 @@ class Batcher(Generic[I]):
         try:
             self._on_run(batch, outputs, started, finished)
         except Exception as error:
-            logger.exception("outputs of %s cannot be read", self._name)
+            logger.exception("outputs of %s cannot be read", self.name)
             for item in batch:
                 item.fail(self._as_failure(error))
 
@@ -254,13 +284,13 @@ class Batcher(Generic[I]):
     def _overloaded(self) -> Overloaded:
         seconds = math.ceil(self.queued_rows * self._row_seconds)
         return Overloaded(
-            f"{self.queued_rows} rows wait for {self._name} already, which takes about {seconds} s",
+            f"{self.queued_rows} rows wait for {self.name} already, which takes about {seconds} s",
             retry_after_seconds=max(1, seconds),
         )
 
     def _as_failure(self, error: BaseException) -> ModelFailed:
         if isinstance(error, ModelFailed):
             return error
-        failure = ModelFailed(f"{self._name} failed: {type(error).__name__}")
+        failure = ModelFailed(f"{self.name} failed: {type(error).__name__}")
         failure.__cause__ = error
         return failure

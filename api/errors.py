@@ -82,6 +82,12 @@ class ModelFailed(ServingError):
     """The model raised, or gave something that is no answer; `__cause__` holds its exception if any."""
 
 
+class ModelQuarantined(ServingError):
+    """The model version has killed workers, one after the other, and is left alone. Nothing was computed."""
+
+    retry_after_seconds = 60
+
+
 class LogUnavailable(ServingError):
     """The answer could not be made durable, in Postgres or in the spool, so it was not given."""
 

@@ -14,6 +14,7 @@ from prometheus_client import Gauge
 from api.answers import Answer
 from api.batching import Batcher
 from api.cache.keys import KeySpace
+from api.circuits import Circuit
 from api.rows import RowDecoder
 from api.tallies import CounterTally, HistogramTally
 
@@ -45,6 +46,8 @@ class Served:
     """Of rows answered, by what became of the cache."""
     seconds: HistogramTally
     queued_rows: Gauge
+    circuit: Circuit
+    quarantined: Gauge
 
 
 class Flight:

@@ -24,6 +24,8 @@ worker_class = "api.worker.DrainingWorker"
 # instead of 672 MB. Nothing may run in the parent: a parallel op there hangs the children.
 preload_app = True
 timeout = 30  # seconds without a heartbeat until a worker is killed; above the longest run of a model on the loop
+max_requests = _settings.max_requests
+max_requests_jitter = max_requests // 10
 graceful_timeout = _settings.graceful_timeout_seconds
 keepalive = 75  # seconds; above keepalive_timeout in nginx's upstream (60), so nginx is the one that hangs up
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108  a heartbeat must not wait for a disk
@@ -62,6 +64,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
+    server.app.wsgi().state.circuits.worker_died(worker.slot)
     if _metrics_dir is not None:
         # Its gauges end with it; its counters and histograms stay.
         for gauges in Path(_metrics_dir).glob(f"gauge_live*_{worker.slot}.db"):

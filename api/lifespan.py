@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,8 +22,10 @@ from api.cache.epochs import Epochs
 from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
 from api.cache.shared import SharedCache
+from api.circuits import Circuit, Circuits, Lane
 from api.errors import ModelFailed
 from api.flights import Served
+from api.hangs import HangWatch
 from api.in_flight import InFlight
 from api.models import runtime
 from api.models.repository import ModelVersion, Repository
@@ -48,8 +51,15 @@ class State(TypedDict):
 
 
 @asynccontextmanager
-async def open_replica(settings: Settings, repository: Repository, programs: Programs) -> AsyncIterator[State]:
-    """The state of one worker. Needs neither Postgres nor Redis to be there: it starts degraded and recovers."""
+async def open_replica(
+    settings: Settings, repository: Repository, programs: Programs, circuits: Circuits | None = None
+) -> AsyncIterator[State]:
+    """The state of one worker. Needs neither Postgres nor Redis to be there: it starts degraded and recovers.
+
+    circuits: of all workers; None: this one is the only one.
+    """
+    circuits = circuits or Circuits(list(repository.versions))
+    slot = int(os.environ.get(metrics.SLOT) or 0)
     metrics.BUILD_INFO.labels(__version__).set(1)
     threads = runtime.use_threads(settings.threads, settings.workers)
     logger.info("each model run uses %d threads", threads)
@@ -64,7 +74,8 @@ async def open_replica(settings: Settings, repository: Repository, programs: Pro
         served: dict[tuple[str, str], Served] = {}
         for key, version in list(repository.versions.items()):
             try:
-                made = served[key] = await _serve(settings, version, programs[key], predictor, executor)
+                circuit = circuits.of(key, slot)
+                made = served[key] = await _serve(settings, version, programs[key], predictor, executor, circuit)
                 stack.push_async_callback(made.batcher.close)
             except ModelFailed as error:
                 # It loads and cannot answer its own example. The others serve.
@@ -90,6 +101,13 @@ async def open_replica(settings: Settings, repository: Repository, programs: Pro
         if not replica.serves_default:
             logger.error("not ready: the default model, %s, is not served", settings.default_model)
         stack.callback(replica.report)
+        stack.enter_context(
+            HangWatch(
+                [each.batcher for each in served.values()],
+                loop_seconds=settings.deadline_seconds / 2,
+                thread_seconds=settings.deadline_seconds * 2,
+            )
+        )
         housekeeping = asyncio.create_task(_keep_house(replica), name="housekeeping")
         stack.push_async_callback(end, housekeeping)
         yield State(replica=replica)
@@ -141,12 +159,23 @@ def _shared_cache(settings: Settings) -> SharedCache:
 
 
 async def _serve(
-    settings: Settings, version: ModelVersion, program: Program, predictor: Predictor, executor: Executor
+    settings: Settings,
+    version: ModelVersion,
+    program: Program,
+    predictor: Predictor,
+    executor: Executor,
+    circuit: Circuit,
 ) -> Served:
     """Warms the program up, which also tells where it belongs: on the event loop, or in the executor's thread."""
     manifest = version.manifest
     most = min(version.version_manifest.max_batch_rows or settings.max_batch_rows, settings.max_batch_rows)
-    row_seconds = await asyncio.get_running_loop().run_in_executor(executor, program.warm_up, most)
+    if circuit.dies_in_warm_up:
+        raise ModelFailed("workers died as they tried it out")
+    circuit.begin(Lane.WARM_UP)
+    try:
+        row_seconds = await asyncio.get_running_loop().run_in_executor(executor, program.warm_up, most)
+    finally:
+        circuit.end(Lane.WARM_UP)
     inline = row_seconds < settings.inline_run_seconds
     logger.info(
         "%s/%s is warm: %.6f s a row, run %s",
@@ -176,6 +205,7 @@ async def _serve(
             # Half: what is known of a run is an estimate, and a row that waited in vain costs as much as an answer.
             max_wait_seconds=settings.deadline_seconds / 2,
             executor=None if inline else executor,
+            circuit=circuit,
         ),
         counts={
             cache: CounterTally(metrics.PREDICTIONS.labels(version.name, version.version, cache))
@@ -183,6 +213,8 @@ async def _serve(
         },
         seconds=HistogramTally(metrics.PREDICTION_SECONDS.labels(version.name, version.version)),
         queued_rows=metrics.QUEUED_ROWS.labels(version.name, version.version),
+        circuit=circuit,
+        quarantined=metrics.MODEL_QUARANTINED.labels(version.name, version.version),
     )
 
 

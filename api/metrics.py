@@ -99,6 +99,12 @@ MODEL_INFO = Gauge(
     ("model", "version", "digest", "task"),
     multiprocess_mode="livemax",
 )
+MODEL_QUARANTINED = Gauge(
+    "shoal_model_quarantined",
+    "1 while a model version is left alone because workers died as they ran it.",
+    ("model", "version"),
+    multiprocess_mode="livemax",
+)
 MODELS_REFUSED = Gauge(
     "shoal_models_refused", "Model versions in the repository that were refused at start.", multiprocess_mode="livemax"
 )

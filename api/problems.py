@@ -37,6 +37,7 @@ PROBLEMS: dict[type[errors.ServingError], Problem] = {
     errors.UnknownPrediction: Problem(404, "unknown-prediction", "No such prediction in the log"),
     errors.Overloaded: Problem(429, "overloaded", "Too many rows or requests are waiting"),
     errors.ModelFailed: Problem(500, "model-failed", "The model failed"),
+    errors.ModelQuarantined: Problem(503, "model-quarantined", "The model kills workers and is left alone"),
     errors.QueryUnavailable: Problem(503, "query-unavailable", "The log cannot be read at the moment"),
     errors.FlushUnavailable: Problem(503, "flush-unavailable", "The cache cannot be flushed at the moment"),
     errors.LogUnavailable: Problem(503, "log-unavailable", "The answer could not be made durable"),

@@ -62,5 +62,6 @@ class Replica:
         metrics.CACHE_LOCAL_ROWS.set(self.predictor.local_rows)
         for served in self.served.values():
             served.queued_rows.set(served.batcher.queued_rows)
+            served.quarantined.set(served.circuit.seconds_left > 0)
         tallies.flush()
         logs.flush()

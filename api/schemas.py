@@ -101,6 +101,8 @@ class VersionInfo(BaseModel):
     """Measured on data it was not trained on."""
     training: str
     """How it was made."""
+    quarantined: bool
+    """Whether the replica that answers leaves it alone for a while, because workers died as they ran it."""
     sha256: str
     """Of the artefact."""
     digest: str

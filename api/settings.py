@@ -135,6 +135,9 @@ class Settings(BaseSettings):
     workers: int = Field(2, ge=1, le=256)
     """Worker processes of a replica. Two: the second costs tens of MB after the fork, and serves while one restarts."""
 
+    max_requests: int = Field(0, ge=0, le=1_000_000_000)
+    """Requests after which a worker is replaced, up to a tenth more, so that they do not all go at once. 0: never."""
+
     drain_seconds: int = Field(20, ge=1, le=600)
     """How long a stopping worker waits for requests in flight. Above the deadline, below graceful_timeout_seconds."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.dependencies import CurrentReplica
-from api.models.repository import ModelVersion, Repository
+from api.models.repository import ModelVersion
+from api.replica import Replica
 from api.routes.parameters import Name
 from api.routes.responses import problem_responses
 from api.schemas import ModelInfo, ModelList, RefusedModel, VersionInfo
@@ -19,7 +20,7 @@ async def list_models(replica: CurrentReplica) -> ModelList:
     repository = replica.repository
     return ModelList(
         default=replica.default_model,
-        models=[_info(repository, name) for name in repository.names()],
+        models=[_info(replica, name) for name in repository.names()],
         refused=[RefusedModel(path=refusal.path, reason=refusal.reason) for refusal in repository.refusals],
     )
 
@@ -28,10 +29,11 @@ async def list_models(replica: CurrentReplica) -> ModelList:
 async def get_model(name: Name, replica: CurrentReplica) -> ModelInfo:
     """One model: its input, its classes or outputs, where its data came from, its versions and how they did."""
     replica.repository.resolve(name)  # raises UnknownModel, which says what there is
-    return _info(replica.repository, name)
+    return _info(replica, name)
 
 
-def _info(repository: Repository, name: str) -> ModelInfo:
+def _info(replica: Replica, name: str) -> ModelInfo:
+    repository = replica.repository
     default = repository.resolve(name)
     manifest = default.manifest.model_dump(mode="json")
     return ModelInfo(
@@ -44,11 +46,11 @@ def _info(repository: Repository, name: str) -> ModelInfo:
         preprocessing=manifest["preprocessing"],
         data=manifest["data"],
         example=manifest["example"],
-        versions=[_version(each, default.version) for each in repository.versions_of(name)],
+        versions=[_version(replica, each, default.version) for each in repository.versions_of(name)],
     )
 
 
-def _version(version: ModelVersion, default: str) -> VersionInfo:
+def _version(replica: Replica, version: ModelVersion, default: str) -> VersionInfo:
     manifest = version.version_manifest
     return VersionInfo(
         version=version.version,
@@ -57,6 +59,7 @@ def _version(version: ModelVersion, default: str) -> VersionInfo:
         created=manifest.created.isoformat(),
         metrics=manifest.metrics,
         training=manifest.training,
+        quarantined=replica.served[version.name, version.version].circuit.seconds_left > 0,
         sha256=manifest.sha256,
         digest=version.digest,
     )

@@ -20,8 +20,9 @@ LAYERS = [
     {"in_flight", "access"},
     {"context"},
     {"predictor"},
-    {"flights"},
+    {"flights", "hangs"},
     {"batching", "prediction_log", "models", "cache", "rows", "answers", "processes"},
+    {"circuits"},
     {"settings", "logs", "metrics", "errors"},
     {"tallies"},
 ]

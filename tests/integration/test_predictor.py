@@ -24,6 +24,7 @@ from api.cache.breaker import Breaker
 from api.cache.keys import KeySpace
 from api.cache.local import LocalCache
 from api.cache.shared import SharedCache
+from api.circuits import Circuits
 from api.errors import ModelFailed, Overloaded
 from api.flights import Served
 from api.prediction_log import PredictionLog, pack_model
@@ -143,6 +144,8 @@ def serve(
         },
         seconds=HistogramTally(metrics.PREDICTION_SECONDS.labels("sum", "1")),
         queued_rows=metrics.QUEUED_ROWS.labels("sum", "1"),
+        circuit=Circuits([("sum", "1")]).of(("sum", "1"), 0),
+        quarantined=metrics.MODEL_QUARANTINED.labels("sum", "1"),
     )
 
 
