@@ -17,7 +17,7 @@ from typing import Any
 from loadtest.bench import machine
 from loadtest.chaos import report
 from loadtest.chaos.ground import Ground
-from loadtest.chaos.scenario import Effort
+from loadtest.chaos.scenario import Effort, NotHere
 from loadtest.chaos.scenarios import SCENARIOS, chosen
 from tests.servers import ROOT
 
@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
     effort = Effort(options.quick, options.seconds, say)
     days: list[report.Day] = []
     stuck: list[str] = []
+    skipped: list[str] = []
     try:
         described = machine.describe(root)
         say(machine.in_words(described))
@@ -79,6 +80,10 @@ def run(options: argparse.Namespace) -> int:
             say(f"{scenario.name}: {scenario.about}")
             try:
                 days.append((scenario, scenario.run(ground, effort)))
+            except NotHere as reason:
+                ground.clear()
+                skipped.append(f"{scenario.name}: NOT DONE HERE: {reason}")
+                continue
             except Exception:  # noqa: BLE001  the others still get their turn, on new ground
                 stuck.append(scenario.name)
                 traceback.print_exc()
@@ -95,6 +100,8 @@ def run(options: argparse.Namespace) -> int:
         shutil.rmtree(root, ignore_errors=True)
     if days:
         _write(days, described, options)
+    for line in skipped:
+        say(line)
     if stuck or not days:
         say(f"not carried through: {', '.join(stuck) or 'any'}")
         return CANNOT

@@ -56,6 +56,10 @@ def wait_until_whole(stack: Stack) -> None:
             within_seconds=_WHOLE_SECONDS,
             because=f"the replica at {replica.address} is well",
         )
+    wait_until_spool_is_empty(stack)
+
+
+def wait_until_spool_is_empty(stack: Stack) -> None:
     eventually(lambda: not spooled(stack.folder / "spool"), within_seconds=_WHOLE_SECONDS, because="the spool is empty")
 
 

@@ -68,3 +68,49 @@ def repository(folder: Path, **modules: torch.nn.Module) -> Path:
     for name, module in modules.items():
         add(root, name, module)
     return root
+
+
+# --- those that fail on rows whose first feature is negative, and on no others ----------------------------------------
+class _Fails(torch.nn.Module):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        harm = (rows[:, 0].min() < 0).to(torch.int64)  # 1 if one of them is there
+        even = torch.full_like(rows, 1 / 3)
+        return even + self.harm(rows, harm).to(torch.float32) * 0
+
+    def harm(self, rows: torch.Tensor, harm: torch.Tensor) -> torch.Tensor:
+        """Does no harm where `harm` is 0."""
+        raise NotImplementedError
+
+
+class Raises(_Fails):
+    def harm(self, rows: torch.Tensor, harm: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1)[harm]  # an index that is out of range
+
+
+class GivesNaN(_Fails):
+    def harm(self, rows: torch.Tensor, harm: torch.Tensor) -> torch.Tensor:
+        return torch.log(0.5 - harm.to(torch.float32))
+
+
+class Allocates(_Fails):
+    """Some 10 GB, or as much as there is."""
+
+    def harm(self, rows: torch.Tensor, harm: torch.Tensor) -> torch.Tensor:
+        return torch.ones(1).repeat_interleave(1 + harm * 2_500_000_000).sum()
+
+
+class Hangs(_Fails):
+    """For hours."""
+
+    def harm(self, rows: torch.Tensor, harm: torch.Tensor) -> torch.Tensor:
+        count: int = (harm * 2_000_000 + 1).item()  # type: ignore[assignment]  # traced: a number that is not known yet
+        torch._check(count > 0)  # type: ignore[no-untyped-call]
+        return torch.ones(1, 1).expand(count, count).sum()
+
+
+class Crashes(_Fails):
+    """Reads far beyond the end of its memory."""
+
+    def harm(self, rows: torch.Tensor, harm: torch.Tensor) -> torch.Tensor:
+        lengths = 1 + harm * 2**40
+        return torch.segment_reduce(torch.ones(1), "sum", lengths=lengths.reshape(1), unsafe=True)

@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -15,6 +16,9 @@ import psycopg
 
 from loadtest.chaos.ledger import BROKEN, PENDING, SILENT, Ledger
 from loadtest.chaos.questions import Questions
+
+STRANGERS = "stranger-"
+"""Begins the ids of requests whose clients did not stay for the answer: whether they are in the log is all the same."""
 
 _EXAMPLES = 5
 # After these nobody can tell whether the request got through: a row may be there, or not. One of any other status but
@@ -101,6 +105,8 @@ def reconcile(
     reckoning = Reckoning(requests=len(ledger), answered=statuses.pop(200, 0), statuses=statuses)
     times = bytearray(len(ledger))
     for row in rows:
+        if row.request_id.startswith(STRANGERS):
+            continue
         number = questions.number(row.request_id)
         if number is None or number >= len(ledger):
             reckoning.blame("unasked", f"{row} belongs to no request")
@@ -148,12 +154,13 @@ def _answers(ledger: Ledger, questions: Questions, size: int = 4096) -> Iterator
 decode = msgspec.json.Decoder(Answer).decode
 
 
-def logged(dsn: str) -> Iterator[Logged]:
-    """All rows of the log, a few thousand at a time."""
+def logged(dsn: str, since: datetime | None = None) -> Iterator[Logged]:
+    """All rows of the log, or those since then, a few thousand at a time."""
     columns = ", ".join(Logged._fields)
     with psycopg.connect(dsn) as connection, connection.cursor("chaos") as cursor:
         cursor.itersize = 5000
-        cursor.execute(f"SELECT {columns} FROM predictions".encode())  # noqa: S608  names of our own
+        query = f"SELECT {columns} FROM predictions WHERE timestamp >= %s"  # noqa: S608  names of our own
+        cursor.execute(query.encode(), (since or "-infinity",))
         for row in cursor:
             yield Logged(*row)
 

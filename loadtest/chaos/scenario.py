@@ -13,6 +13,16 @@ from loadtest.chaos.reconcile import Reckoning
 _EXAMPLES = 8
 
 
+def expect(condition: object, otherwise: str) -> None:
+    """Raises AssertionError: the scenario did not go as it must to mean anything."""
+    if not condition:
+        raise AssertionError(otherwise)
+
+
+class NotHere(Exception):
+    """This machine lacks what the scenario takes; the message says what."""
+
+
 class Effort(NamedTuple):
     """How much of it. The quick one is for CI: it shows that all of this works, on fewer requests."""
 
@@ -63,7 +73,7 @@ class Scenario(NamedTuple):
     about: str
     promise: str
     run: Callable[[Ground, Effort], Outcome]
-    """Raises AssertionError where a part could not even be broken or mended."""
+    """Raises NotHere, or AssertionError where a part could not even be broken or mended."""
     in_quick: bool = True
 
 

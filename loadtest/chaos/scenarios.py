@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadtest.chaos import overload, replicas, stores
+from loadtest.chaos import clocks, disks, misbehaving, network, overload, replicas, soak, stores
 from loadtest.chaos.scenario import Scenario
 from loadtest.chaos.stage import bad_day
 
@@ -12,6 +12,9 @@ _NOTHING = "0 failed, 0 lost, 0 duplicated"
 # Redis has to be asked: a worker's own memory would hide from it what has gone wrong there.
 _NO_MEMORY = {"SHOAL_LOG_LEVEL": "WARNING", "SHOAL_CACHE_LOCAL_ROWS": "0"}
 _QUIET = {"SHOAL_LOG_LEVEL": "WARNING"}
+_QUARANTINE = "others are answered, workers are replaced, the version is left alone for a while and shown as such"
+_NO_ROOM = "what was answered is there, the rest got a 503 with a Retry-After and has no row"
+_NO_REPLICA, _UNAVAILABLE = frozenset({502}), frozenset({503})
 _NEVER_WRONG = "0 failed, and never a wrong answer"
 
 SCENARIOS = [
@@ -98,8 +101,110 @@ SCENARIOS = [
         _NEVER_WRONG,
         bad_day(stores.values_corrupted, env=_NO_MEMORY),
     ),
+    # --- disks
+    Scenario(
+        "spool-torn",
+        "SIGKILL of all replicas while they spool, and the last write to the spool is torn",
+        "what was answered is there",
+        bad_day(disks.killed_while_spooling, env=_QUIET, but=_NO_REPLICA),
+    ),
+    Scenario(
+        "spool-full",
+        "Postgres away and the spool's disk full",
+        _NO_ROOM,
+        bad_day(disks.spool_full, env=_QUIET, but=_UNAVAILABLE, judge=disks.refusals_were_honest),
+    ),
+    Scenario(
+        "spool-read-only",
+        "Postgres away and the spool read-only",
+        _NO_ROOM,
+        bad_day(disks.spool_read_only, env=_QUIET, but=_UNAVAILABLE, judge=disks.refusals_were_honest),
+    ),
+    Scenario("postgres-full", "the disk of Postgres full", _NOTHING, bad_day(disks.postgres_full, env=_QUIET)),
+    # --- the network
+    Scenario(
+        "reset-mid-answer",
+        "one answer in ten cut off between replica and nginx",
+        _NOTHING,
+        bad_day(network.reset_mid_answer, env=_QUIET),
+    ),
+    Scenario(
+        "slow-clients",
+        "two thousand clients that send a byte a second",
+        _NOTHING,
+        bad_day(network.slow_clients, env=_QUIET),
+    ),
+    Scenario(
+        "clients-that-leave",
+        "thousands of clients hang up mid-request",
+        _NOTHING,
+        bad_day(network.clients_that_leave, env=_QUIET),
+    ),
+    Scenario(
+        "half-open",
+        "two thousand connections on which nothing more comes",
+        _NOTHING,
+        bad_day(network.half_open, env=_QUIET),
+    ),
+    Scenario(
+        "idle-connections",
+        "five thousand connections that are kept and not used",
+        _NOTHING,
+        bad_day(network.idle_connections, env=_QUIET),
+    ),
+    # --- clocks
+    Scenario(
+        "clock-back",
+        "the clocks of the replicas jump back by a minute",
+        _NOTHING,
+        bad_day(clocks.back_one_minute, env=clocks.faked),
+    ),
+    Scenario(
+        "new-month",
+        "a month ends, and its next days have no partitions",
+        _NOTHING,
+        bad_day(clocks.new_month, env=clocks.faked),
+    ),
+    Scenario(
+        "no-partition",
+        "the partition of tomorrow is missing, and made when its rows are there",
+        _NOTHING,
+        bad_day(clocks.no_partition_for_tomorrow, env=clocks.faked),
+    ),
+    # --- models
+    Scenario(
+        "models-fail",
+        "models that raise, give NaN, or want 20 GB",
+        "their own requests fail clearly, no others",
+        bad_day(misbehaving.models_fail, env=misbehaving.repository),
+    ),
+    Scenario(
+        "model-crashes",
+        "a model that reads beyond its memory, until it is left alone",
+        _QUARANTINE,
+        bad_day(misbehaving.model_crashes, env=misbehaving.repository, judge=misbehaving.said_so),
+    ),
+    Scenario(
+        "model-hangs",
+        "a model that never ends, on the event loop",
+        _QUARANTINE,
+        bad_day(misbehaving.model_hangs, env=misbehaving.repository, judge=misbehaving.said_so),
+    ),
+    Scenario(
+        "model-hangs-in-its-thread",
+        "the same in the thread for dear models",
+        _QUARANTINE,
+        bad_day(misbehaving.model_hangs, env=misbehaving.repository_in_threads, judge=misbehaving.said_so),
+    ),
     # --- more replicas
     Scenario("scaled", "3 -> 5 -> 2 -> 5 replicas", _NOTHING, bad_day(replicas.scaled, replicas=5, env=_QUIET)),
+    # --- a long day
+    Scenario(
+        "soak",
+        "70 % of the peak for half an hour, workers replaced all the while",
+        "0 failed, and memory, files, connections and keys stay as many",
+        soak.soak,
+    ),
     # --- too much
     Scenario(
         "overload-dear",

@@ -50,7 +50,7 @@ def bad_day(
     fault: Fault,
     *,
     replicas: int = 3,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | Callable[[Ground], Mapping[str, str]],
     but: frozenset[int] = frozenset(),
     worst_seconds: float = 20,
     recovery_seconds: float = 30,
@@ -67,7 +67,7 @@ def bad_day(
     def run(ground: Ground, effort: Effort) -> Outcome:
         # One in four asks again what others have asked: caches have something to get wrong.
         questions = Questions(f"run-{time.time_ns():x}", time.time_ns() // 10**6, repeat_every=_REPEAT_EVERY)
-        stack = ground.stack(replicas, env or {})
+        stack = ground.stack(replicas, env(ground) if callable(env) else env)
         with Load(stack.nginx.port, questions, effort.rate) as load:
             stage = Stage(stack, load, effort)
             stage.go_on()
