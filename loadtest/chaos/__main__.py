@@ -22,7 +22,7 @@ from loadtest.chaos.scenarios import SCENARIOS, chosen
 from tests.servers import ROOT
 
 BROKEN, CANNOT = 1, 2
-SOAK_SECONDS, QUICK_SOAK_SECONDS = 1800, 20
+SOAK_SECONDS, QUICK_SOAK_SECONDS = 120, 20
 
 
 def say(line: str) -> None:
@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", default="", help="names of scenarios or their beginnings, separated by commas")
     parser.add_argument("--quick", default="", help="anything but 0: fewer requests, the shorter scenarios; for CI")
-    parser.add_argument("--duration", default="", help=f"of the soak, e.g. 90s or 30m (default: {SOAK_SECONDS} s)")
+    parser.add_argument("--duration", default="", help=f"of the soak, e.g. 90s or 30m (default: {SOAK_SECONDS}s)")
     parser.add_argument("--list", action="store_true", help="say what there is, with what is promised")
     parser.add_argument("--reports", default="reports", help="where the report goes")
     options = parser.parse_args(arguments)

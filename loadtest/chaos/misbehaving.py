@@ -19,6 +19,7 @@ from loadtest.chaos.stage import Stage
 
 _HARMLESS, _HARMFUL = [39.1, 18.7, 181.0], [-39.1, 18.7, 181.0]
 _MOST_BYTES = 14 * 2**30  # of addresses; what 10 GB more is beyond, and what torch takes by itself is not
+_TOUCHED = 0.005
 _QUARANTINED = "model-quarantined"
 
 
@@ -32,13 +33,9 @@ def repository(ground: Ground) -> Mapping[str, str]:
             memory=models.Allocates(),
             crashes=models.Crashes(),
             hangs=models.Hangs(),
+            hangs_dearly=models.HangsDearly(),
         )
     return {"SHOAL_LOG_LEVEL": "WARNING", "SHOAL_MODEL_REPOSITORY": str(root)}
-
-
-def repository_in_threads(ground: Ground) -> Mapping[str, str]:
-    """The same, and each model in the thread for dear ones."""
-    return {**repository(ground), "SHOAL_INLINE_RUN_SECONDS": "0"}
 
 
 def models_fail(stage: Stage) -> None:
@@ -66,6 +63,11 @@ def model_hangs(stage: Stage) -> None:
     stage.over()
 
 
+def dear_model_hangs(stage: Stage) -> None:
+    _until_quarantined(stage, "hangs_dearly", seconds=240)
+    stage.over()
+
+
 def _until_quarantined(stage: Stage, name: str, seconds: float) -> None:
     seen: Counter[tuple[int, str]] = Counter()
     begun = time.monotonic()
@@ -81,6 +83,11 @@ def _until_quarantined(stage: Stage, name: str, seconds: float) -> None:
 
 
 def said_so(stage: Stage, outcome: Outcome) -> None:
+    """And hardly anybody else was touched: who is in a worker with such a row, and with it again in the next one."""
+    failed = outcome.reckoning.failed
+    outcome.must(
+        failed <= _TOUCHED * outcome.reckoning.requests, f"{failed} others failed, more than {_TOUCHED:.1%} of them"
+    )
     outcome.must(int(stage.made["replicas that say so"]) > 0, "GET /models says nothing of the quarantine")
 
 

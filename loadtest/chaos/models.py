@@ -108,6 +108,19 @@ class Hangs(_Fails):
         return torch.ones(1, 1).expand(count, count).sum()
 
 
+class HangsDearly(Hangs):
+    """So dear that it runs in the thread, and not on the event loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dear = Dear(layers=16)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        even: torch.Tensor = super().forward(rows)
+        dear: torch.Tensor = self.dear(rows)
+        return even + dear * 0
+
+
 class Crashes(_Fails):
     """Reads far beyond the end of its memory."""
 

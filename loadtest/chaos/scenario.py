@@ -74,7 +74,6 @@ class Scenario(NamedTuple):
     promise: str
     run: Callable[[Ground, Effort], Outcome]
     """Raises NotHere, or AssertionError where a part could not even be broken or mended."""
-    in_quick: bool = True
 
 
 def outcome(ledger: Ledger, reckoning: Reckoning, recovered_seconds: float) -> Outcome:
