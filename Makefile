@@ -43,8 +43,8 @@ load: $(VENV)/.local ## Put load on whichever runs, with a verdict (SCENARIO=zip
 bench: $(VENV)/.local ## Measure Shoal against a ceiling, a tutorial and nginx alone; needs wrk (ROUNDS=5 SECONDS=5 ONLY=penguins,log)
 	$(VENV)/bin/python -m loadtest.bench --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --connections "$(CONNECTIONS)" --only "$(ONLY)"
 
-chaos: $(VENV)/.local ## Break everything that Shoal promises to outlive, under load, with a verdict (QUICK=1 ONLY=overload DURATION=30m)
-	$(VENV)/bin/python -m loadtest.chaos --quick "$(QUICK)" --only "$(ONLY)" --duration "$(DURATION)"
+chaos: $(VENV)/.local ## Break everything that Shoal promises to outlive, under load, with a verdict (QUICK=1 ONLY=overload STACK=compose DURATION=30m)
+	$(VENV)/bin/python -m loadtest.chaos --stack "$(STACK)" --quick "$(QUICK)" --only "$(ONLY)" --duration "$(DURATION)"
 
 # --- development ------------------------------------------------------------------------------------------------------
 install: $(VENV)/.dev ## Create .venv with all that is pinned (TORCH_INDEX= for a GPU build); the others do it by themselves

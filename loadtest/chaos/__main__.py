@@ -17,8 +17,8 @@ from typing import Any
 from loadtest.bench import machine
 from loadtest.chaos import report
 from loadtest.chaos.ground import Ground
-from loadtest.chaos.scenario import Effort, NotHere
-from loadtest.chaos.scenarios import SCENARIOS, chosen
+from loadtest.chaos.scenario import Effort, NotHere, Scenario
+from loadtest.chaos.scenarios import CONTAINERS, SCENARIOS, chosen
 from tests.servers import ROOT
 
 BROKEN, CANNOT = 1, 2
@@ -31,14 +31,19 @@ def say(line: str) -> None:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """An empty value stands for the default, as Make hands on what was not given."""
-    width = max(len(each.name) for each in SCENARIOS)
+    width = max(len(each.name) for each in (*SCENARIOS, *CONTAINERS))
+
+    def listed(scenarios: Sequence[Scenario]) -> str:
+        return "\n".join(f"  {each.name:<{width}}  {each.about}" for each in scenarios)
+
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.chaos",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="scenarios:\n" + "\n".join(f"  {each.name:<{width}}  {each.about}" for each in SCENARIOS),
+        epilog=f"scenarios:\n{listed(SCENARIOS)}\n\nof containers, --stack compose:\n{listed(CONTAINERS)}",
     )
     parser.add_argument("--only", default="", help="names of scenarios or their beginnings, separated by commas")
+    parser.add_argument("--stack", default="", help="native (default), or compose: containers, on a Docker engine")
     parser.add_argument("--quick", default="", help="anything but 0: fewer requests, the shorter scenarios; for CI")
     parser.add_argument("--duration", default="", help=f"of the soak, e.g. 90s or 30m (default: {SOAK_SECONDS}s)")
     parser.add_argument("--list", action="store_true", help="say what there is, with what is promised")
@@ -47,7 +52,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.quick = options.quick not in ("", "0")
     try:
         options.seconds = _seconds(options.duration) or (QUICK_SOAK_SECONDS if options.quick else SOAK_SECONDS)
-        options.scenarios = chosen(options.only, quick=options.quick)
+        options.scenarios = chosen(options.only, quick=options.quick, stack=options.stack)
     except ValueError as error:
         parser.error(str(error))
     return options
@@ -111,7 +116,12 @@ def run(options: argparse.Namespace) -> int:
 def _write(days: list[report.Day], described: dict[str, Any], options: argparse.Namespace) -> None:
     stem = Path(options.reports) / f"chaos-{time.strftime('%Y%m%d-%H%M%S')}"
     stem.parent.mkdir(parents=True, exist_ok=True)
-    chosen_options = {"quick": options.quick, "only": options.only, "soak_seconds": options.seconds}
+    chosen_options = {
+        "quick": options.quick,
+        "only": options.only,
+        "stack": options.stack,
+        "soak_seconds": options.seconds,
+    }
     stem.with_suffix(".json").write_text(json.dumps(report.as_json(days, described, chosen_options), indent=1))
     stem.with_suffix(".html").write_text(report.page(days, described))
     print(f"\n{report.table(days).text()}\n")
@@ -123,7 +133,7 @@ def _write(days: list[report.Day], described: dict[str, Any], options: argparse.
 def main() -> int:
     options = parse()
     if options.list:
-        for each in SCENARIOS:
+        for each in options.scenarios:
             print(f"{each.name}\n    {each.about}\n    promised: {each.promise}")
         return 0
     return run(options)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Ground:
         self._stack: Stack | None = None
         self._key: tuple[int, Mapping[str, str]] | None = None
         self._number = 0
+        self._leave = ExitStack()
 
     def stack(self, replicas: int, env: Mapping[str, str]) -> Stack:
         """A stack that runs, is whole, and whose log is empty."""
@@ -41,8 +43,13 @@ class Ground:
         folder.mkdir()
         return folder
 
+    def at_the_end(self, close: Callable[[], None]) -> None:
+        """To be called when the ground is cleared."""
+        self._leave.callback(close)
+
     def clear(self) -> None:
         """Stop what runs."""
+        self._leave.close()
         if self._stack is not None:
             stack, self._stack = self._stack, None
             stack.close()

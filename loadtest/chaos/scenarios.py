@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loadtest.chaos import clocks, disks, misbehaving, network, overload, replicas, soak, stores
+from loadtest.chaos import clocks, containers, disks, misbehaving, network, overload, replicas, soak, stores
+from loadtest.chaos.containers import container_day
 from loadtest.chaos.scenario import Scenario
 from loadtest.chaos.stage import bad_day
 
@@ -242,16 +243,32 @@ SCENARIOS = [
 ]
 
 
-def chosen(only: str, *, quick: bool) -> list[Scenario]:
+CONTAINERS = [
+    Scenario("replicas-killed", "docker kill of every replica, one after the other", _NOTHING,
+             container_day(containers.replicas_killed)),
+    Scenario("replica-paused", "docker pause of a replica for 10 s", _NOTHING, container_day(containers.frozen)),
+    Scenario("scaled", "3 -> 5 -> 2 -> 3 containers", _NOTHING, container_day(containers.scaled)),
+    Scenario("rolled", "make roll", _NOTHING, container_day(containers.rolled)),
+    Scenario("postgres-stopped", "docker compose stop postgres", _NOTHING, container_day(containers.postgres_stopped)),
+    Scenario("postgres-killed", "docker kill of Postgres", _NOTHING, container_day(containers.postgres_killed)),
+    Scenario("redis-killed", "docker kill of Redis", _NOTHING, container_day(containers.redis_killed)),
+]  # fmt: skip
+
+
+def chosen(only: str, *, quick: bool, stack: str = "") -> list[Scenario]:
     """Those whose names begin with one of these, separated by commas; all by default, of the quick ones if quick.
 
+    stack: compose for those of containers; "" for those without.
     Raises:
-        ValueError: a name that no scenario begins with.
+        ValueError: a stack or a name that there is not.
     """
-    wanted = [name for name in only.split(",") if name]
+    if stack not in ("", "native", "compose"):
+        raise ValueError(f"--stack: expected native or compose, got {stack!r}")
+    among = CONTAINERS if stack == "compose" else SCENARIOS
+    wanted = tuple(name for name in only.split(",") if name)
     for name in wanted:
-        if not any(each.name.startswith(name) for each in SCENARIOS):
-            raise ValueError(f"expected some of {', '.join(each.name for each in SCENARIOS)}, got {name!r}")
+        if not any(each.name.startswith(name) for each in among):
+            raise ValueError(f"--only: expected some of {', '.join(each.name for each in among)}, got {name!r}")
     if wanted:
-        return [each for each in SCENARIOS if each.name.startswith(tuple(wanted))]
-    return [each for each in SCENARIOS if each.name in _QUICK or not quick]
+        return [each for each in among if each.name.startswith(wanted)]
+    return [each for each in among if each.name in _QUICK or not quick or among is CONTAINERS]

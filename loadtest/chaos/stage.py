@@ -80,7 +80,7 @@ def bad_day(
         rows, waiting = logged(stack.postgres.dsn), spooled(stack.folder / "spool")
         oracle = Oracle(Settings().model_repository)
         reckoning = reconcile(load.ledger, questions, rows, waiting, oracle.check)
-        made = outcome(load.ledger, reckoning, max(whole, _last_slow(load, ended)) - ended)
+        made = outcome(load.ledger, reckoning, max(whole, last_slow(load, ended)) - ended)
         must_not_fail(made, but=but)
         made.figures |= stage.made
         made.must(
@@ -97,7 +97,7 @@ def bad_day(
     return run
 
 
-def _last_slow(load: Load, since: float) -> float:
+def last_slow(load: Load, since: float) -> float:
     """When the last request was due that failed or was slow; since then, if none was."""
     ledger = load.ledger
     late = (

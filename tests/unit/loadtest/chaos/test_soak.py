@@ -27,7 +27,7 @@ def test_what_stays_as_it_is_is_flat() -> None:
     ("word", "numbers"),
     [
         ("memory", [500 + 3 * at for at in range(100)]),
-        ("descriptors", [100 + 2 * at for at in range(100)]),
+        ("descriptors", [100 + 20 * at for at in range(100)]),
         ("metrics", [8 + at // 30 for at in range(100)]),
         ("TTL", [at // 60 for at in range(100)]),
         ("Postgres", [10 + at // 3 for at in range(100)]),
