@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 _REPORT_SECONDS = 0.25  # how late metrics, lines, deadlines and keys may be
 _LEAST_LEASE_SECONDS = 1
+# Sixty times what the greatest batch of a model takes that is cheap enough to run on the event loop. Soon, as nginx gives
+# a request three tries in 9 s, and who waits in this worker may meet the one that hangs it in the next worker, too.
+_LOOP_HANG_SECONDS = 2
 
 Programs = Mapping[tuple[str, str], Program]
 
@@ -104,7 +107,7 @@ async def open_replica(
         stack.enter_context(
             HangWatch(
                 [each.batcher for each in served.values()],
-                loop_seconds=settings.deadline_seconds / 2,
+                loop_seconds=_LOOP_HANG_SECONDS,
                 thread_seconds=settings.deadline_seconds * 2,
             )
         )
