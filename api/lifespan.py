@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 
 _REPORT_SECONDS = 0.25  # how late metrics, lines, deadlines and keys may be
 _LEAST_LEASE_SECONDS = 1
-# Sixty times what the greatest batch of a model takes that is cheap enough to run on the event loop. Soon, as nginx gives
-# a request three tries in 9 s, and who waits in this worker may meet the one that hangs it in the next worker, too.
+# Sixty times what the greatest batch takes of a model that is cheap enough for the event loop. Soon, as nginx gives a
+# request three tries in 9 s, and who waits in this worker may meet the one that hangs it in the next worker, too.
 _LOOP_HANG_SECONDS = 2
 
 Programs = Mapping[tuple[str, str], Program]
