@@ -22,7 +22,7 @@ _WITHIN_SECONDS = 60.0
 _QUARANTINE_SECONDS = 60.0  # and twice as long each time that it kills again right after
 _MAX_QUARANTINE_SECONDS = 3600.0
 _WARM_UP_DEATHS = 2  # it never got to serve anybody
-_SLOTS = 256  # as many as there may be workers
+_SLOTS = 1024  # twice as many as there may be workers, as a reload has old and new ones
 _NONE = 0.0
 
 
