@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import psycopg
+import redis
 
 from loadtest.chaos.ground import metric
 from loadtest.chaos.scenario import Outcome
@@ -153,7 +154,13 @@ def redis_read_only(stage: Stage) -> None:
 
 
 def values_of_another_type(stage: Stage) -> None:
-    _spoil(stage, lambda client, key: (client.delete(key), client.lpush(key, b"a list")))
+    def change(client: redis.Redis, key: bytes) -> None:
+        with client.pipeline() as at_once:  # else a replica puts its value between the two
+            at_once.delete(key)
+            at_once.lpush(key, b"a list")
+            at_once.execute()
+
+    _spoil(stage, change)
 
 
 def values_corrupted(stage: Stage) -> None:
@@ -161,9 +168,9 @@ def values_corrupted(stage: Stage) -> None:
     chance = random.Random(0)
     values: list[bytes] = []
 
-    def corrupt(client: object, key: bytes) -> None:
-        value = client.get(key)  # type: ignore[attr-defined]
-        if not value:
+    def corrupt(client: redis.Redis, key: bytes) -> None:
+        value = client.get(key)
+        if not isinstance(value, bytes) or not value:
             return
         values.append(value)
         at = chance.randrange(len(value))
@@ -175,12 +182,12 @@ def values_corrupted(stage: Stage) -> None:
                 os.urandom(len(value)),
             ]
         )
-        client.set(key, spoilt)  # type: ignore[attr-defined]
+        client.set(key, spoilt)
 
     _spoil(stage, corrupt)
 
 
-def _spoil(stage: Stage, change: Callable[..., object]) -> None:
+def _spoil(stage: Stage, change: Callable[[redis.Redis, bytes], None]) -> None:
     """Changes every key there is, again and again, while rows that are in them are asked for."""
     changed = 0
     with stage.stack.redis.client() as client:
