@@ -154,7 +154,7 @@ def judge(made: Outcome, ledger: Ledger, peak: float, begun: float, ended: float
     """Holds an overload from `begun` to `ended` against what is promised of one. memory: of that time."""
     goodput = ledger.answers_between(begun, ended) / (ended - begun)
     lags = sorted(sent - due for sent, due in zip(ledger.sent, ledger.due, strict=True) if begun <= due < ended)
-    offered = len(lags) / (ended - begun)
+    offered = sum(begun <= sent < ended for sent in ledger.sent) / (ended - begun)
     answers = ledger.latencies(200, since=begun, until=ended)
     # From when they were sent: where the load itself cannot keep up, its figures say nothing about who answers.
     refusals = sorted(
@@ -199,12 +199,17 @@ def judge(made: Outcome, ledger: Ledger, peak: float, begun: float, ended: float
 
 
 def recovered(ledger: Ledger, ended: float) -> float:
-    """Seconds after the overload ended when the last request was sent that was refused, or not answered fast."""
-    slow = 0.5
+    """Seconds after the overload ended when the last request was sent that was refused, or not answered fast.
+
+    Where the load could not keep up, the overload lasts until it has sent what it owes.
+    """
+    slow, lag = 0.5, 0.25
+    owed = (sent for due, sent in zip(ledger.due, ledger.sent, strict=True) if sent - due > lag)
+    ended = max(ended, max(owed, default=ended))
     late = [
         sent
         for status, sent, done in zip(ledger.status, ledger.sent, ledger.done, strict=True)
-        if sent >= ended and (status != 200 or done - sent > slow)
+        if sent > ended and (status != 200 or done - sent > slow)
     ]
     return max(late, default=ended) - ended
 

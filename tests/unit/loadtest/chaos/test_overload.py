@@ -72,3 +72,14 @@ def test_recovery_ends_with_the_last_request_that_was_slow_or_refused() -> None:
     ):
         ledger.end(ledger.begin(due, due), due + seconds, status)
     assert recovered(ledger, ENDED) == 2
+
+
+def test_an_overload_lasts_until_the_load_has_sent_what_it_owes() -> None:
+    ledger = Ledger()
+    for due, sent, seconds, status in (
+        (ENDED - 1, ENDED + 5, 0.1, 429),
+        (ENDED + 5, ENDED + 5.1, 0.1, 429),
+        (ENDED + 6, ENDED + 6, 0.1, 200),
+    ):
+        ledger.end(ledger.begin(due, sent), sent + seconds, status)
+    assert recovered(ledger, ENDED) == pytest.approx(0.1)
