@@ -3,7 +3,6 @@ measured are kept, 1 if not, 2 if nothing could be measured."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -11,10 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from loadtest.bench import bars, machine, measure, report, wrk
-from loadtest.bench.experiments import Experiment, experiments
+from loadtest.bench import bars, machine, measure, picture, report, tables, wrk
+from loadtest.bench.environment import ROOT
+from loadtest.bench.options import Options, parse
 from loadtest.bench.results import Results
-from loadtest.bench.stack import ROOT
+from loadtest.bench.verdict import judge
 from loadtest.bench.wrk import CannotMeasure
 
 MISSED, CANNOT = 1, 2
@@ -24,37 +24,7 @@ def say(line: str) -> None:
     print(f"bench: {line}", flush=True)
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """An empty value stands for the default, as Make hands on what was not given."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="experiments:\n" + "\n".join(f"  {each.name:<12} {each.about}" for each in experiments(64)),
-    )
-
-    def number(text: str) -> int | None:
-        return int(text) if text else None
-
-    parser.add_argument("--rounds", type=number, help="of each load (default: 5)")
-    parser.add_argument("--seconds", type=number, help="of a round (default: 5)")
-    parser.add_argument(
-        "--connections", type=number, help="of the load generator (default: 64, which the bars are for)"
-    )
-    parser.add_argument("--only", default="", help="experiments, separated by commas (default: all)")
-    parser.add_argument("--reports", default="reports", help="where the report goes")
-    options = parser.parse_args(arguments)
-    options.rounds, options.seconds = options.rounds or measure.ROUNDS, options.seconds or measure.SECONDS
-    options.connections = options.connections or bars.CONNECTIONS
-    known = {each.name: each for each in experiments(options.connections)}
-    names = [name for name in options.only.split(",") if name] or list(known)
-    if unknown := [name for name in names if name not in known]:
-        parser.error(f"--only: expected some of {', '.join(known)}, got {', '.join(unknown)}")
-    options.experiments = [each for each in known.values() if each.name in names]
-    return options
-
-
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     # Not in /tmp: that may be memory, where an fsync costs nothing.
     (ROOT / "var").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / "var"))
@@ -63,9 +33,10 @@ def run(options: argparse.Namespace) -> int:
         described = machine.describe(folder, wrk.find())
         say(machine.in_words(described))
         effort = measure.Effort(options.rounds, options.seconds)
-        chosen: list[Experiment] = options.experiments
-        say(f"{', '.join(each.name for each in chosen)}: about {sum(map(effort.minutes, chosen)):.0f} minutes")
-        for each in chosen:
+        for each in options.experiments:
+            say(f"{each.name}: about {effort.minutes(each):.0f} minutes")
+        say(f"in all: about {sum(map(effort.minutes, options.experiments)):.0f} minutes")
+        for each in options.experiments:
             state = folder / each.name
             state.mkdir()
             results.cells += measure.run(each, effort, state, say)
@@ -79,23 +50,26 @@ def run(options: argparse.Namespace) -> int:
     return _write(results, described, options)
 
 
-def _write(results: Results, described: dict[str, object], options: argparse.Namespace) -> int:
-    verdicts = bars.judge(results)
-    stem = Path(options.reports) / f"bench-{time.strftime('%Y%m%d-%H%M%S')}"
+def _write(results: Results, described: dict[str, object], options: Options) -> int:
+    verdicts = judge(results, bars.BARS)
+    stem = options.reports / f"bench-{time.strftime('%Y%m%d-%H%M%S')}"
     stem.parent.mkdir(parents=True, exist_ok=True)
-    chosen = {"rounds": options.rounds, "seconds": options.seconds, "connections": options.connections}
-    chosen["experiments"] = [each.name for each in options.experiments]
-    stem.with_suffix(".json").write_text(json.dumps(report.as_json(results, verdicts, described, chosen), indent=1))
+    stem.with_suffix(".json").write_text(
+        json.dumps(report.as_json(results, verdicts, described, options.as_json()), indent=1)
+    )
     stem.with_suffix(".html").write_text(report.page(results, verdicts, described))
-    for table in report.tables(results, verdicts):
+    if options.chart is not None:
+        options.chart.write_text(picture.draw(results, described))
+    for table in tables.of(results, verdicts):
         print(f"\n{table.text()}")
-    print(f"\n{report.NOTE}\n{stem}.html, {stem}.json")
+    print(f"\n{report.NOTE}\n{stem}.html, {stem}.json" + (f", {options.chart}" if options.chart else ""))
     return 0 if all(each.is_kept for each in verdicts) else MISSED
 
 
 def main() -> int:
+    options = parse(__doc__)
     try:
-        return run(parse())
+        return run(options)
     except CannotMeasure as error:
         say(str(error))
         return CANNOT

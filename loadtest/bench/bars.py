@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
+from loadtest.bench import growth
 from loadtest.bench.experiments import LIMIT, ROWS_CONNECTIONS
+from loadtest.bench.profile import Profile
 from loadtest.bench.results import (
     Measure,
     Results,
@@ -16,62 +14,13 @@ from loadtest.bench.results import (
     p99_seconds,
     requests_per_second,
 )
-from loadtest.bench.workloads import Case, Model, Workload
+from loadtest.bench.verdict import Bar, Measured
+from loadtest.bench.workloads import WORKLOADS, Case, Workload
 
 CONNECTIONS = 64
 MIN_ROUNDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """at_least or at_most: what must be kept. stretch: what would be better still."""
-
-    what: str
-    measured: Callable[[Results], Spread | None]
-    at_least: float | None = None
-    at_most: float | None = None
-    stretch: float | None = None
-    unit: str = "x"
-
-    @property
-    def wanted(self) -> str:
-        text = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
-        return f"{text}{self.unit}" + (f" (stretch {self.stretch:g}{self.unit})" if self.stretch is not None else "")
-
-    def is_kept(self, value: float) -> bool:
-        return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    bar: Bar
-    spread: Spread
-
-    @property
-    def is_kept(self) -> bool:
-        return self.bar.is_kept(self.spread.median)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "what": self.bar.what,
-            "at_least": self.bar.at_least,
-            "at_most": self.bar.at_most,
-            "stretch": self.bar.stretch,
-            "unit": self.bar.unit,
-            "median": self.spread.median,
-            "least": self.spread.least,
-            "greatest": self.spread.greatest,
-            "rounds": self.spread.count,
-            "kept": self.is_kept,
-        }
-
-
-def judge(results: Results) -> list[Verdict]:
-    """Of each bar that was measured."""
-    return [Verdict(bar, spread) for bar in BARS if (spread := bar.measured(results)) is not None]
-
-
-Measured = Callable[[Results], Spread | None]
+# The shipped image model is far cheaper than a request, and with a much dearer one what a request costs does not show.
+ORDINARY_MICROSECONDS = 1_000
 
 
 def _against(
@@ -81,7 +30,7 @@ def _against(
     *,
     experiment: str = "penguins",
     subject: str = "shoal",
-    model: Model = "penguins",
+    model: str = "penguins",
     connections: int = CONNECTIONS,
     rows: int = 0,
 ) -> Measured:
@@ -89,6 +38,20 @@ def _against(
     case = Case(model, workload, connections, rows)
     return lambda results: results.ratio(
         measure, results.cell(experiment, subject, case), results.cell(experiment, other, case)
+    )
+
+
+def _image(other: str, experiment: str, model: str, rows: int) -> Measured:
+    """Rows/s of an image model, all misses, in parts of another's. rows: in a request; 0 for a single one."""
+    connections = ROWS_CONNECTIONS if rows else CONNECTIONS
+    return _against(
+        other,
+        requests_per_second,
+        "miss",
+        experiment=experiment,
+        model=model,
+        connections=connections,
+        rows=rows,
     )
 
 
@@ -103,6 +66,24 @@ def _further_worker_mb(results: Results) -> Spread | None:
     return Spread(each, each, each, len(four.rounds))
 
 
+def _unexplained_percent(workload: Workload) -> Measured:
+    """Of a request's time at nginx, what is in no stage."""
+
+    def measured(results: Results) -> Spread | None:
+        cell = results.cell("penguins", "shoal", Case("penguins", workload, CONNECTIONS))
+        profiles = [Profile.of(each) for each in cell.valid] if cell else []
+        return Spread.of([profile.rest_percent for profile in profiles if profile])
+
+    return measured
+
+
+def _rows_against_fewest(subject: str, workload: Workload) -> Measured:
+    fewest = growth.of("rows", min(growth.ROWS))
+    return _against(fewest, requests_per_second, workload, experiment="growth-rows", subject=subject)
+
+
+_MOST = max(growth.ROWS)
+
 BARS = (
     Bar("hit, requests/s against ceiling", _against("ceiling", requests_per_second, "hit"), at_least=1, stretch=1.3),
     Bar(
@@ -113,40 +94,32 @@ BARS = (
     Bar("miss, CPU per request against ceiling", _against("ceiling", cpu_seconds_per_request, "miss"), at_most=1.5),
     Bar("zipf, p99 against ceiling", _against("ceiling", p99_seconds, "zipf"), at_most=1.5),
     *(
-        Bar(
-            f"image model, miss, rows/s against the model by itself, {asked}",
-            _against(
-                LIMIT,
-                requests_per_second,
-                "miss",
-                experiment="limit",
-                model="digits",
-                connections=connections,
-                rows=rows,
-            ),
-            at_least=0.7,
-        )
-        for rows, connections, asked in (
-            (0, CONNECTIONS, "single rows"),
-            (64, ROWS_CONNECTIONS, "64 rows a request"),
-            (512, ROWS_CONNECTIONS, "512 rows a request"),
+        Bar(f"{workload}, of a request's time in no stage", _unexplained_percent(workload), at_most=10, unit=" %")
+        for workload in WORKLOADS
+    ),
+    *(
+        Bar(f"shipped image model, miss, rows/s against the model by itself, {asked}", limited, at_least=0.7)
+        for asked, limited in (
+            ("single rows", _image(LIMIT, "limit", "digits", 0)),
+            ("64 rows a request", _image(LIMIT, "limit", "digits", 64)),
+            ("512 rows a request", _image(LIMIT, "limit", "digits", 512)),
         )
     ),
     *(
-        Bar(
-            f"image model, miss, batched against not, {asked}",
-            _against(
-                "unbatched",
-                requests_per_second,
-                "miss",
-                experiment="limit",
-                model="digits",
-                connections=connections,
-                rows=rows,
-            ),
-            at_least=2,
+        Bar(f"shipped image model, miss, batched against not, {asked}", batched, at_least=2)
+        for asked, batched in (
+            ("single rows", _image("unbatched", "limit", "digits", 0)),
+            ("64 rows a request", _image("unbatched", "limit", "digits", 64)),
         )
-        for rows, connections, asked in ((0, CONNECTIONS, "single rows"), (64, ROWS_CONNECTIONS, "64 rows a request"))
+    ),
+    *(
+        Bar(f"image model of 1 ms a row, miss, {what}, {asked}", _image(other, "cost", model, rows), at_least=least)
+        for model in [growth.cost_model(ORDINARY_MICROSECONDS)]
+        for other, what, least in (
+            (LIMIT, "rows/s against the model by itself", 0.7),
+            ("unbatched", "batched against not", 2),
+        )
+        for rows, asked in ((0, "single rows"), (64, "64 rows a request"))
     ),
     Bar("hit, with the log against without", _against("unlogged", requests_per_second, "hit", experiment="log"), 0.8),
     Bar("miss, with the log against without", _against("unlogged", requests_per_second, "miss", experiment="log"), 0.8),
@@ -156,4 +129,9 @@ BARS = (
         at_least=0.95,
     ),
     Bar("memory of each further worker", _further_worker_mb, at_most=60, unit=" MB"),
+    *(
+        Bar(f"{workload}, requests/s with {about} against 1k", _rows_against_fewest(subject, workload), at_least=0.95)
+        for subject, about in ((growth.of("rows", _MOST), "10M rows"), (growth.today(_MOST), "10M rows of one day"))
+        for workload in WORKLOADS[:2]
+    ),
 )

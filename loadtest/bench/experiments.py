@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.bench.stack import Subject
+from loadtest.bench.subject import Subject
 from loadtest.bench.workloads import WORKLOADS, Case
 
 SHOAL = Subject("shoal", "everything on: nginx, 2 workers, cache, durable log, metrics, a log line for each request")
@@ -40,13 +40,17 @@ FOUR_WORKERS = Subject("4-workers", "shoal with 4 workers", env={"SHOAL_WORKERS"
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """with_limit: each case beside the model-only limit of its model."""
+    """with_limit: each case beside the model-only limit of its model. by_default: whether it runs when none is named.
+    more_seconds: what it takes besides starting and measuring. sizes: of what it varies, if they can be chosen."""
 
     name: str
     about: str
     subjects: Sequence[Subject]
     cases: Sequence[Case]
     with_limit: bool = False
+    by_default: bool = True
+    more_seconds: float = 0
+    sizes: Sequence[int] = ()
 
 
 def experiments(connections: int) -> list[Experiment]:
@@ -61,7 +65,7 @@ def experiments(connections: int) -> list[Experiment]:
         Experiment(
             "digits",
             "the image model against the same",
-            [SHOAL, CEILING, TUTORIAL],
+            [SHOAL, CEILING, TUTORIAL, PROXY],
             [Case("digits", workload, connections) for workload in WORKLOADS],
         ),
         Experiment(
@@ -99,8 +103,14 @@ def experiments(connections: int) -> list[Experiment]:
         ),
         Experiment(
             "connections",
-            "fewer and more connections",
+            "both models with fewer and more connections",
             [SHOAL, CEILING, TUTORIAL],
-            [Case("penguins", workload, many) for many in (16, 256) for workload in WORKLOADS],
+            [
+                Case(model, workload, many)
+                for model in ("penguins", "digits")
+                for many in (16, 256)
+                for workload in WORKLOADS
+            ],
+            by_default=False,
         ),
     ]

@@ -10,14 +10,18 @@ from typing import Any
 from loadtest.bench.workloads import Case
 from loadtest.bench.wrk import Load
 
+_DISTURBED_SHARE = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Round:
     """One subject under one load, once.
 
     cpu_seconds, pss_bytes: by process, those of the load generator not among them. CPU time runs on until the subject
-    is quiet again, memory is read then. others_cpu_seconds: what the other subjects used meanwhile, idle.
-    stages, tiers: seconds by stage and rows by cache tier, as the replica counted them; empty for other subjects.
+    is quiet again, memory is read then. others_cpu_seconds: what the other subjects used meanwhile, idle;
+    foreign_cpu_seconds: all else on the machine, and its host; capacity_seconds: what its cores had to give.
+    stages, tiers: seconds by stage and rows by cache tier, as the replicas counted them; empty for other subjects.
+    proxied_seconds: mean of a request as nginx saw it; 0 for other subjects.
     """
 
     number: int
@@ -25,8 +29,16 @@ class Round:
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     pss_bytes: dict[str, int] = field(default_factory=dict)
     others_cpu_seconds: float = 0.0
+    foreign_cpu_seconds: float = 0.0
+    capacity_seconds: float = 0.0
+    proxied_seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     tiers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Something else had more than a twentieth of the machine."""
+        return self.foreign_cpu_seconds > _DISTURBED_SHARE * self.capacity_seconds
 
     @property
     def is_valid(self) -> bool:
@@ -57,6 +69,10 @@ def cpu_seconds_per_request(each: Round) -> float:
     return sum(each.cpu_seconds.values()) / each.load.requests
 
 
+def core_seconds_per_request(each: Round) -> float:
+    return each.capacity_seconds / each.load.requests
+
+
 def pss_bytes(each: Round) -> float:
     return sum(each.pss_bytes.values())
 
@@ -75,6 +91,8 @@ class Cell:
     subject: str
     case: Case
     rounds: list[Round] = field(default_factory=list)
+    start_seconds: float = 0.0
+    """From the launch of the subject's app to its first answer."""
 
     @property
     def valid(self) -> list[Round]:
@@ -99,7 +117,9 @@ class Cell:
             "model": case.model,
             "workload": case.workload,
             "connections": case.connections,
+            "everyone": case.everyone,
             "rows_per_request": max(case.rows, 1),
+            "start_seconds": self.start_seconds,
             "median": medians,
             "peak_pss_bytes": max((pss_bytes(each) for each in self.rounds), default=None),
             "invalid_rounds": len(self.rounds) - len(self.valid),
@@ -115,13 +135,18 @@ def _round_as_json(each: Round) -> dict[str, Any]:
         "requests": load.requests,
         "seconds": load.seconds,
         "requests_per_second": load.requests_per_second,
+        "mean_seconds": load.mean_seconds,
         "p50_seconds": load.p50_seconds,
         "p99_seconds": load.p99_seconds,
         "max_seconds": load.max_seconds,
         "errors": load.errors,
         "cpu_seconds": each.cpu_seconds,
-        "pss_bytes": each.pss_bytes,
+        "generator_cpu_seconds": load.cpu_seconds,
         "others_cpu_seconds": each.others_cpu_seconds,
+        "foreign_cpu_seconds": each.foreign_cpu_seconds,
+        "capacity_seconds": each.capacity_seconds,
+        "pss_bytes": each.pss_bytes,
+        "proxied_seconds": each.proxied_seconds,
         "stages": each.stages,
         "tiers": each.tiers,
     }

@@ -33,6 +33,13 @@ def cpu_seconds(root: int) -> float:
     return sum(sum(map(int, fields[11:15])) for pid in tree(root) if (fields := _stat(pid))) / _TICKS
 
 
+def machine_cpu_seconds() -> float:
+    """Of everything that runs on this machine, and of what its host did instead, since it was started."""
+    # user, nice, system, idle, iowait, irq, softirq, steal
+    fields = list(map(int, (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]))
+    return (sum(fields) - fields[3] - fields[4]) / _TICKS
+
+
 def pss_bytes(root: int) -> int:
     """Memory of the tree; a page that several processes share is divided among them."""
     total = 0
@@ -45,7 +52,7 @@ def pss_bytes(root: int) -> int:
     return total
 
 
-def wait_until_quiet(roots: Iterable[int], *, share: float = 0.05, at_most_seconds: float = 5) -> None:
+def wait_until_quiet(roots: Iterable[int], *, share: float = 0.05, at_most_seconds: float = 60) -> None:
     """Until together they use less than that share of a core: what a load left to do in the background is done."""
     roots = list(roots)
     deadline = time.monotonic() + at_most_seconds

@@ -1,17 +1,38 @@
--- What wrk sends, and what it says at its end. Arguments, after wrk's own and the URL:
+-- What wrk sends, and what it says at its end. Arguments, after wrk's own and the URL: the paths, separated by commas, of
+-- which each request gets the next one, and
 --   hit FILE            the first line of FILE, over and over
+--   each FILE           the lines of FILE in their order, over and over
 --   zipf FILE S SEED    lines of FILE, the k-th in proportion to 1 / k^S
 --   miss MODEL ROWS RUN rows that no request has asked before: not of this run, not of one with another number
 -- MODEL is penguins or digits, RUN below 2^14.
 
-local threads = 0
+local threads = {}
 function setup(thread)
-    thread:set("number", threads)
-    threads = threads + 1
+    thread:set("number", #threads)
+    threads[#threads + 1] = thread
 end
 
+local paths, turn = {}, 0
 local function request_of(body)
-    return wrk.format("POST", nil, nil, body)
+    turn = turn % #paths + 1
+    return wrk.format("POST", paths[turn], nil, body)
+end
+
+local function in_turns(requests)
+    local next = 0
+    return function()
+        next = next % #requests + 1
+        return requests[next]
+    end
+end
+
+-- Seconds by the clock, with their fraction, which Lua has not.
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long seconds, microseconds; } shoal_time; int gettimeofday(shoal_time *, void *);")
+local time = ffi.new("shoal_time[1]")
+local function now()
+    ffi.C.gettimeofday(time, nil)
+    return tonumber(time[0].seconds) + tonumber(time[0].microseconds) / 1e6
 end
 
 local function lines_of(path)
@@ -22,8 +43,16 @@ end
 
 -- --- hit --------------------------------------------------------------------------------------------------------------
 local function hit(path)
-    local only = request_of(lines_of(path)[1])
-    return function() return only end
+    local body, requests = lines_of(path)[1], {}
+    for index = 1, #paths do requests[index] = request_of(body) end
+    return in_turns(requests)
+end
+
+-- --- each -------------------------------------------------------------------------------------------------------------
+local function each(path)
+    local requests = {}
+    for index, line in ipairs(lines_of(path)) do requests[index] = request_of(line) end
+    return in_turns(requests)
 end
 
 -- --- zipf -------------------------------------------------------------------------------------------------------------
@@ -101,24 +130,39 @@ local function miss(model, rows, run)
     end
 end
 
+-- --- what wrk calls ---------------------------------------------------------------------------------------------------
 function init(arguments)
     wrk.headers["Content-Type"] = "application/json"
-    local workload, first = arguments[1], arguments[2]
+    for path in arguments[1]:gmatch("[^,]+") do paths[#paths + 1] = path end
+    local workload, first, make = arguments[2], arguments[3], nil
     if workload == "hit" then
-        request = hit(first)
+        make = hit(first)
+    elseif workload == "each" then
+        make = each(first)
     elseif workload == "zipf" then
-        request = zipf(first, tonumber(arguments[3]), tonumber(arguments[4]))
+        make = zipf(first, tonumber(arguments[4]), tonumber(arguments[5]))
     else
-        request = miss(first, tonumber(arguments[3]), tonumber(arguments[4]))
+        make = miss(first, tonumber(arguments[4]), tonumber(arguments[5]))
+    end
+    -- A connection asks as soon as it is answered, so but for the first ones this is also when an answer came.
+    function request()
+        last_asked = now()
+        first_asked = first_asked or last_asked
+        return make()
     end
 end
 
 function done(summary, latency, requests)
-    local errors = summary.errors
+    local first, last = math.huge, 0
+    for _, thread in ipairs(threads) do
+        first = math.min(first, thread:get("first_asked") or math.huge)
+        last = math.max(last, thread:get("last_asked") or 0)
+    end
+    local p50, duration, errors = latency:percentile(50) / 1e6, summary.duration / 1e6, summary.errors
     io.write(string.format(
-        '{"requests":%d,"seconds":%.6f,"p50_seconds":%.6f,"p99_seconds":%.6f,"max_seconds":%.6f,'
+        '{"requests":%d,"seconds":%.6f,"mean_seconds":%.6f,"p50_seconds":%.6f,"p99_seconds":%.6f,"max_seconds":%.6f,'
             .. '"errors":{"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}}\n',
-        summary.requests, summary.duration / 1e6,
-        latency:percentile(50) / 1e6, latency:percentile(99) / 1e6, latency.max / 1e6,
+        summary.requests, math.max(last - first, duration - p50),
+        latency.mean / 1e6, p50, latency:percentile(99) / 1e6, latency.max / 1e6,
         errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end

@@ -18,7 +18,7 @@ NO_ERRORS = {"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}
 
 
 def measured(number: int, requests: int, *, p99: float = 0.01, cpu: float = 1.0, failed: int = 0) -> Round:
-    load = Load(requests, 2.0, p99 / 2, p99, p99 * 2, {**NO_ERRORS, "status": failed})
+    load = Load(requests, 2.0, p99 / 2, p99 / 2, p99, p99 * 2, {**NO_ERRORS, "status": failed})
     return Round(number, load, {"app": cpu, "postgres": cpu})
 
 
@@ -79,3 +79,10 @@ def test_the_json_of_a_cell_counts_rows_and_invalid_rounds() -> None:
     assert shown["median"]["requests_per_second"] == 100
     assert shown["median"]["rows_per_second"] == 800
     assert (shown["rows_per_request"], shown["invalid_rounds"], len(shown["rounds"])) == (8, 1, 2)
+
+
+@pytest.mark.parametrize(("foreign", "disturbed"), [(0.29, False), (0.31, True)])
+def test_a_round_in_which_others_had_a_twentieth_of_the_machine_is_disturbed(foreign: float, disturbed: bool) -> None:
+    load = measured(1, 100).load
+
+    assert Round(1, load, foreign_cpu_seconds=foreign, capacity_seconds=6.0).is_disturbed is disturbed
