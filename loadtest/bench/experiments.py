@@ -34,6 +34,10 @@ UNLOGGED = Subject(
     logs=False,
 )
 WITHOUT_REDIS = Subject("without-redis", "shoal with Redis stopped", stopped=("redis",))
+# Of 10 000 rows each remembers 2 000, so that it matters whose rows these are.
+_FORGETFUL = {"SHOAL_WORKERS": "1", "SHOAL_CACHE_LOCAL_ROWS": "2000"}
+BY_CONNECTIONS = Subject("least_conn", "the one with the fewest requests", replicas=3, env=_FORGETFUL)
+BY_BODY = Subject("hash", "the same one for equal bodies", replicas=3, env=_FORGETFUL | {"NGINX_BALANCE": "hash"})
 ONE_WORKER = Subject("1-worker", "shoal with 1 worker", env={"SHOAL_WORKERS": "1"})
 FOUR_WORKERS = Subject("4-workers", "shoal with 4 workers", env={"SHOAL_WORKERS": "4"})
 
@@ -90,6 +94,13 @@ def experiments(connections: int) -> list[Experiment]:
         ),
         Experiment(
             "memory", "what a further worker costs", [ONE_WORKER, FOUR_WORKERS], [Case("penguins", "miss", connections)]
+        ),
+        Experiment(
+            "balance",
+            "which of three replicas gets a request: NGINX_BALANCE",
+            [BY_CONNECTIONS, BY_BODY],
+            [Case("penguins", workload, connections) for workload in WORKLOADS],
+            by_default=False,
         ),
         Experiment(
             "rows",

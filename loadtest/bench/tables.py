@@ -26,7 +26,7 @@ def of(results: Results, verdicts: Sequence[Verdict]) -> list[Table]:
     experiments = {name: list(group) for name, group in groupby(results.cells, key=lambda cell: cell.experiment)}
     shown = [_measured(name, cells) for name, cells in experiments.items()]
     for name, cells in experiments.items():
-        if name.startswith("growth-"):
+        if name.startswith("growth-") or name == "balance":
             shown.append(comparisons.grown(results, name, cells))
         elif comparisons.has_limit(cells):
             shown.append(comparisons.beside_limit(results, name, cells))

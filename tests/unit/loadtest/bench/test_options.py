@@ -21,7 +21,7 @@ def test_an_empty_value_stands_for_the_default() -> None:
 def test_all_are_those_too_that_take_long() -> None:
     assert chosen("--only", "all") == list(known(64))
     assert set(known(64)) - set(BY_DEFAULT) == {
-        "connections", "growth-rows", "growth-keys", "growth-replicas", "growth-models",
+        "balance", "connections", "growth-rows", "growth-keys", "growth-replicas", "growth-models",
     }  # fmt: skip
 
 
