@@ -40,8 +40,8 @@ logs: ## Follow the logs of the containers
 load: $(VENV)/.local ## Put load on whichever runs, with a verdict (SCENARIO=zipf MODEL=penguins USERS=50 DURATION=30s HOST=http://…)
 	$(VENV)/bin/python -m loadtest --scenario "$(SCENARIO)" --model "$(MODEL)" --users "$(USERS)" --duration "$(DURATION)" --host "$(HOST)"
 
-bench: $(VENV)/.local ## Measure Shoal against a ceiling, a tutorial and nginx alone; needs wrk (ROUNDS=5 SECONDS=5 ONLY=penguins,log)
-	$(VENV)/bin/python -m loadtest.bench --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --connections "$(CONNECTIONS)" --only "$(ONLY)"
+bench: $(VENV)/.local ## Measure Shoal against a ceiling, a tutorial and nginx alone; needs wrk (ROUNDS=5 SECONDS=3 ONLY=penguins,log CHART=chart.svg)
+	$(VENV)/bin/python -m loadtest.bench --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --connections "$(CONNECTIONS)" --only "$(ONLY)" --sizes "$(SIZES)" --chart "$(CHART)"
 
 chaos: $(VENV)/.local ## Break everything that Shoal promises to outlive, under load, with a verdict (QUICK=1 ONLY=overload STACK=compose DURATION=30m)
 	$(VENV)/bin/python -m loadtest.chaos --stack "$(STACK)" --quick "$(QUICK)" --only "$(ONLY)" --duration "$(DURATION)"
