@@ -50,7 +50,7 @@ chaos: $(VENV)/.local ## Break everything that Shoal promises to outlive, under 
 install: $(VENV)/.dev ## Create .venv with all that is pinned (TORCH_INDEX= for a GPU build); the others do it by themselves
 
 test: $(VENV)/.dev ## Run all tests, against real servers they start (ARGS="tests/unit -x")
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-bench: $(VENV)/.dev ## Run the benchmark for a second a round, to see that it measures what it says (needs wrk)
 	$(VENV)/bin/python -m pytest tests/system/bench
