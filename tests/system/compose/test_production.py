@@ -20,7 +20,8 @@ def key(production: Stack) -> str:
     assert _predict(production, "none") == 401, "a file that is not there lets nobody in"
     added = production.shell("api/keys add tester")
     [key] = re.findall(r"^shoal_\S{43}$", added, re.MULTILINE)
-    eventually(lambda: _predict(production, key) == 200)
+    # Each worker reads the file for itself, four times a second: when all of these are let in, all workers know it.
+    eventually(lambda: all(_predict(production, key) == 200 for _ in range(30)), within_seconds=30)
     return str(key)
 
 
