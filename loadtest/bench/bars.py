@@ -71,7 +71,7 @@ def _unexplained_percent(workload: Workload) -> Measured:
 
     def measured(results: Results) -> Spread | None:
         cell = results.cell("penguins", "shoal", Case("penguins", workload, CONNECTIONS))
-        profiles = [Profile.of(each) for each in cell.valid] if cell else []
+        profiles = [Profile.of(each) for each in cell.counted] if cell else []
         return Spread.of([profile.rest_percent for profile in profiles if profile])
 
     return measured

@@ -52,7 +52,7 @@ def stages(cells: Sequence[Cell]) -> Table:
     """Of each load of Shoal."""
     rows = []
     for cell in cells:
-        profiles = [profile for each in cell.valid if (profile := Profile.of(each))]
+        profiles = [profile for each in cell.counted if (profile := Profile.of(each))]
         if profiles:
             parts = [median(each.stages[name] for each in profiles) for name in STAGES]
             whole = [median(values) for values in zip(*((each.rest, each.proxied) for each in profiles), strict=True)]
@@ -67,16 +67,16 @@ def cpu(cells: Sequence[Cell]) -> Table:
     """Of each load, CPU time by process, that of the load generator apart."""
     rows = []
     for cell in cells:
-        if any(each.cpu_seconds for each in cell.rounds) and cell.valid:
+        if any(each.cpu_seconds for each in cell.counted):
             parts = [_median_by_request(cell, part) for part in _PARTS]
-            generator = median(each.load.cpu_seconds / each.load.requests for each in cell.valid)
+            generator = median(each.load.cpu_seconds / each.load.requests for each in cell.counted)
             rows.append((*_load(cell), *map(us, parts), us(sum(filter(None, parts))), us(generator)))
     head = ("load", "subject", *_PARTS, "together", "load generator")
     return Table("Where the CPU time of a request goes, median", head, rows)
 
 
 def _median_by_request(cell: Cell, part: str) -> float | None:
-    values = [each.cpu_seconds[part] / each.load.requests for each in cell.valid if part in each.cpu_seconds]
+    values = [each.cpu_seconds[part] / each.load.requests for each in cell.counted if part in each.cpu_seconds]
     return median(values) if values else None
 
 

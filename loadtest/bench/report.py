@@ -16,7 +16,7 @@ NOTE = (
     "Medians over the rounds. The load generator is a closed loop and runs on the same cores as what it measures; its "
     "own CPU time is not counted. CPU: all processes and stores of a subject, until they are quiet again. PSS: their "
     "memory, shared pages divided, read at the end of each round, the greatest. Disturbed: rounds in which other "
-    "programs, or the host, had more than 5 % of the machine."
+    "programs, or the host, had more than 5 % of the machine; they count only where there are no others."
 )
 _COLOURS = {
     "shoal": "#1565c0",

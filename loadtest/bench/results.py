@@ -98,9 +98,14 @@ class Cell:
     def valid(self) -> list[Round]:
         return [each for each in self.rounds if each.is_valid]
 
+    @property
+    def counted(self) -> list[Round]:
+        """Those that are valid; without those that were disturbed, unless there are no others."""
+        return [each for each in self.valid if not each.is_disturbed] or self.valid
+
     def median(self, measure: Measure) -> float | None:
         """None without a valid round."""
-        values = [measure(each) for each in self.valid]
+        values = [measure(each) for each in self.counted]
         return median(values) if values else None
 
     def rows_per_second(self) -> float | None:
@@ -178,8 +183,17 @@ class Results:
 
     def ratio(self, measure: Measure, above: Cell | None, below: Cell | None) -> Spread | None:
         """Of each round the ratio of the two, which ran one after the other, so that what slowed one down most likely
-        slowed down the other; of those the median. None if no round is valid for both."""
+        slowed down the other; of those the median. None if no round is valid for both.
+
+        A round in which either was disturbed counts only where there are no others.
+        """
         if above is None or below is None:
             return None
-        divisors = {each.number: measure(each) for each in below.valid}
-        return Spread.of([measure(each) / divisors[each.number] for each in above.valid if divisors.get(each.number)])
+        pairs = [
+            (one, other)
+            for one in above.valid
+            for other in below.valid
+            if one.number == other.number and measure(other)
+        ]
+        calm = [pair for pair in pairs if not any(each.is_disturbed for each in pair)]
+        return Spread.of([measure(one) / measure(other) for one, other in calm or pairs])

@@ -17,9 +17,12 @@ CASE = Case("penguins", "hit", 64)
 NO_ERRORS = {"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}
 
 
-def measured(number: int, requests: int, *, p99: float = 0.01, cpu: float = 1.0, failed: int = 0) -> Round:
+def measured(
+    number: int, requests: int, *, p99: float = 0.01, cpu: float = 1.0, failed: int = 0, foreign: float = 0.0
+) -> Round:
     load = Load(requests, 2.0, p99 / 2, p99 / 2, p99, p99 * 2, {**NO_ERRORS, "status": failed})
-    return Round(number, load, {"app": cpu, "postgres": cpu})
+    used = {"app": cpu, "postgres": cpu}
+    return Round(number, load, used, foreign_cpu_seconds=foreign, capacity_seconds=6.0)
 
 
 def cell(subject: str, *rounds: Round) -> Cell:
@@ -83,6 +86,18 @@ def test_the_json_of_a_cell_counts_rows_and_invalid_rounds() -> None:
 
 @pytest.mark.parametrize(("foreign", "disturbed"), [(0.29, False), (0.31, True)])
 def test_a_round_in_which_others_had_a_twentieth_of_the_machine_is_disturbed(foreign: float, disturbed: bool) -> None:
-    load = measured(1, 100).load
+    assert measured(1, 100, foreign=foreign).is_disturbed is disturbed
 
-    assert Round(1, load, foreign_cpu_seconds=foreign, capacity_seconds=6.0).is_disturbed is disturbed
+
+def test_disturbed_rounds_count_only_where_there_are_no_others() -> None:
+    some = cell("shoal", measured(1, 200), measured(2, 2, foreign=3.0), measured(3, 4, foreign=3.0))
+    none = cell("ceiling", measured(1, 100, foreign=3.0), measured(2, 20, foreign=3.0), measured(3, 20, foreign=3.0))
+    other = cell("ceiling", measured(1, 100), measured(2, 20), measured(3, 20))
+
+    assert some.median(requests_per_second) == 100
+    assert none.median(requests_per_second) == 10
+    calm, disturbed = (Results([]).ratio(requests_per_second, some, each) for each in (other, none))
+    assert calm is not None
+    assert disturbed is not None
+    assert (calm.median, calm.count) == (2.0, 1)
+    assert (disturbed.median, disturbed.count) == (0.2, 3)
