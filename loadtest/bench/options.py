@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,42 +42,8 @@ def known(connections: int, sizes: dict[str, Sequence[int]] | None = None) -> di
 def parse(about: str | None, arguments: list[str] | None = None) -> Options:
     """An empty value stands for the default, as Make hands on what was not given."""
     names = known(bars.CONNECTIONS)
-    listed = [f"  {each.name:<16} {each.about}{'' if each.by_default else ' *'}" for each in names.values()]
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.bench",
-        description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(["experiments (* only when asked for):", *listed]),
-    )
-
-    def numbers(text: str) -> list[int]:
-        found = [int(part) for part in text.split(",") if part]
-        if any(each < 1 for each in found):
-            raise ValueError
-        return sorted(set(found))
-
-    def number(text: str) -> int:
-        [found] = numbers(text) or [0]
-        return found
-
-    parser.add_argument("--only", default="", help="experiments, separated by commas; all (default: those without *)")
-    parser.add_argument("--rounds", type=number, help=f"of each load (default: {measure.ROUNDS})")
-    parser.add_argument("--seconds", type=number, help=f"of a round (default: {measure.SECONDS})")
-    parser.add_argument(
-        "--connections",
-        type=number,
-        help=f"of the load generator (default: {bars.CONNECTIONS}, which the bars are for)",
-    )
-    parser.add_argument(
-        "--sizes",
-        type=numbers,
-        default=[],
-        help="of what a single growth-… varies, or the models of cost in us a row, separated by commas",
-    )
-    parser.add_argument("--reports", default="reports", help="where the report goes")
-    parser.add_argument("--chart", default="", help=f"where a picture goes, an SVG (of {picture.EXPERIMENT})")
+    parser = _parser(about, names.values())
     given = parser.parse_args(arguments)
-
     only = [name for name in given.only.split(",") if name] or [each.name for each in names.values() if each.by_default]
     if only == ["all"]:
         only = list(names)
@@ -99,3 +65,44 @@ def parse(about: str | None, arguments: list[str] | None = None) -> Options:
         reports=Path(given.reports),
         chart=Path(given.chart) if given.chart else None,
     )
+
+
+def _parser(about: str | None, experiments: Iterable[Experiment]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(["experiments, and about how many minutes each takes:", *map(_described, experiments)]),
+    )
+    parser.add_argument(
+        "--only", default="", help="experiments, separated by commas, or all (default: those without *)"
+    )
+    parser.add_argument("--rounds", type=_number, help=f"of each load (default: {measure.ROUNDS})")
+    parser.add_argument("--seconds", type=_number, help=f"of a round (default: {measure.SECONDS})")
+    default = f"{bars.CONNECTIONS}, which the bars are for"
+    parser.add_argument("--connections", type=_number, help=f"of the load generator (default: {default})")
+    sizes = "separated by commas, of what one growth-… varies; or of cost, the us a row of its models"
+    parser.add_argument("--sizes", type=_numbers, default=[], help=sizes)
+    parser.add_argument("--reports", default="reports", help="where the report goes")
+    parser.add_argument("--chart", default="", help=f"where a picture of {picture.EXPERIMENT} goes, an SVG")
+    return parser
+
+
+def _described(each: Experiment) -> str:
+    minutes = measure.Effort(measure.ROUNDS, measure.SECONDS).minutes(each)
+    return f"  {each.name:<16}{minutes:>3.0f}{' ' if each.by_default else '*'} {each.about}"
+
+
+def _numbers(text: str) -> list[int]:
+    parts = [part for part in text.split(",") if part]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"expected whole numbers above 0, separated by commas, got {text!r}")
+    return sorted(set(map(int, parts)))
+
+
+def _number(text: str) -> int:
+    """0 for none."""
+    found = _numbers(text) or [0]
+    if len(found) > 1:
+        raise argparse.ArgumentTypeError(f"expected one number, got {text!r}")
+    return found[0]

@@ -42,9 +42,10 @@ def test_sizes_are_those_of_the_experiment_that_varies_them() -> None:
         (["--only", "log", "--sizes", "1"], "--sizes: expected one of cost, growth-rows"),
         (["--only", "growth-rows,growth-keys", "--sizes", "1"], "--sizes: expected one of"),
         (["--only", "cost", "--sizes", "100,7"], "--sizes: expected some of [100, 1000, 10000] us a row, got [7]"),
-        (["--only", "growth-rows", "--sizes", "0"], "argument --sizes: invalid"),
+        (["--only", "growth-rows", "--sizes", "10,0"], "--sizes: expected whole numbers above 0, separated by commas"),
         (["--only", "log", "--chart", "x.svg"], "--chart: expected penguins in --only, got log"),
-        (["--rounds", "some"], "argument --rounds: invalid"),
+        (["--rounds", "some"], "--rounds: expected whole numbers above 0, separated by commas, got 'some'"),
+        (["--rounds", "1,2"], "--rounds: expected one number, got '1,2'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(
