@@ -64,6 +64,14 @@ def test_a_row_is_as_large_as_one_that_was_served(postgres: Database) -> None:
     assert made == pytest.approx(ours, abs=2)
 
 
+def test_the_write_ahead_log_is_that_of_a_postgres_that_has_run_for_long(postgres: Database) -> None:
+    fill.predictions(stores(postgres=postgres.dsn), ROWS)
+
+    [(segments,)] = query(postgres, "SELECT count(*) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'")
+    assert isinstance(segments, int)
+    assert segments >= 16  # of 16 MB: min_wal_size
+
+
 def test_ids_are_those_of_their_time(postgres: Database) -> None:
     fill.predictions(stores(postgres=postgres.dsn), ROWS)
 
