@@ -14,9 +14,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from api.prediction_log import migrations
 from tests.servers import Postgres, Redis
+
+# Properties are searched from the same seed in every run, so that a change fails for what it broke and not for luck.
+# `make test ARGS="--hypothesis-profile default"` searches at random, and --hypothesis-seed repeats what it found.
+settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
