@@ -18,8 +18,8 @@ DAYS = 90  # that predictions are kept: SHOAL_LOG_RETENTION_DAYS
 _TTL_SECONDS = 3600  # SHOAL_CACHE_TTL_SECONDS
 _CHUNK = 50_000
 _HASH_BYTES = 20  # of a key
-# Segments of the write-ahead log that lie there to be used again: min_wal_size in db/postgresql.conf. A new Postgres makes
-# each as it comes to it, 16 MB of zeroes, for which everybody waits some 50 ms: that is its age, not its rows.
+# Segments of the write-ahead log that lie there to be used again: min_wal_size in db/postgresql.conf. A new Postgres
+# makes each as it comes to it, 16 MB of zeroes, for which everybody waits some 50 ms: that is its age, not its rows.
 _SEGMENTS = 16
 
 # A row for each day, in the default partition, from where the schema's own function gives each day a partition.
