@@ -18,7 +18,7 @@ from api.cache.local import LocalCache
 from api.cache.sealed import Output, seal_many, unseal
 from api.cache.shared import SharedCache
 from api.flights import Flight, Landing, Served
-from api.prediction_log import PredictionLog, pack_rows, uuid7
+from api.prediction_log import PredictionLog, pack_row, pack_text, uuid7
 from api.rows import Row
 
 
@@ -89,14 +89,7 @@ class Predictor:
             metrics.STAGE_CACHE.observe(time.monotonic() - begun)
         known = time.monotonic()
         first_id = uuid7(caller.unix_ms, caller.seed)
-        packed = pack_rows(
-            [(row.text, answer.packed, tier) for row, answer, tier in zip(rows, answers, tiers, strict=True)],
-            first_id=first_id,
-            unix_ms=caller.unix_ms,
-            request_id=caller.request_id,
-            model=served.packed,
-        )
-        await self._log.append(packed)
+        await self._log.append(_packed(rows, answers, tiers, first_id, caller, served))
         durable = time.monotonic()
         metrics.STAGE_LOG.observe(durable - known)
         served.seconds.observe(durable - begun)
@@ -220,6 +213,19 @@ class Predictor:
     def _arrive(self, flight: Flight, answer: Answer) -> None:
         self._local.put(flight.key, answer)
         flight.land(answer)
+
+
+def _packed(
+    rows: Sequence[Row], answers: Sequence[Answer], tiers: Sequence[str], first_id: int, caller: Caller, served: Served
+) -> list[bytes]:
+    """The rows as the log takes them."""
+    of_all = (caller.unix_ms, pack_text(caller.request_id), served.packed)
+    if len(rows) == 1:  # nearly always, and then in half the time
+        return [pack_row(first_id, rows[0].text, answers[0].packed, tiers[0], *of_all)]
+    return [
+        pack_row(id, row.text, answer.packed, tier, *of_all)
+        for id, (row, answer, tier) in enumerate(zip(rows, answers, tiers, strict=True), first_id)
+    ]
 
 
 def _observe_flight(flight: Flight, begun: float) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import psycopg
 
-from api.prediction_log import PredictionLog, pack_answer, pack_model, pack_rows, uuid7
+from api.prediction_log import PredictionLog, pack_answer, pack_model, pack_row, pack_text, uuid7
 
 _seeds = itertools.count()
 
@@ -52,14 +52,15 @@ def record(**fields: Any) -> Record:
 
 
 def pack(record: Record) -> bytes:
-    [row] = pack_rows(
-        [(record.input_data, pack_answer(record.prediction, record.label, record.confidence), record.cache)],
-        first_id=record.id.int,
-        unix_ms=record.unix_ms,
-        request_id=record.request_id,
-        model=pack_model(record.model, record.version),
+    return pack_row(
+        record.id.int,
+        record.input_data,
+        pack_answer(record.prediction, record.label, record.confidence),
+        record.cache,
+        record.unix_ms,
+        pack_text(record.request_id),
+        pack_model(record.model, record.version),
     )
-    return row
 
 
 def row(**fields: Any) -> bytes:

@@ -7,6 +7,6 @@ record.py packs rows, statements.py is the SQL of writing them, queries.py reads
 
 from api.prediction_log.log import LogStatus, PredictionLog
 from api.prediction_log.queries import Queries
-from api.prediction_log.record import pack_answer, pack_model, pack_rows, uuid7
+from api.prediction_log.record import pack_answer, pack_model, pack_row, pack_text, uuid7
 
-__all__ = ["LogStatus", "PredictionLog", "Queries", "pack_answer", "pack_model", "pack_rows", "uuid7"]
+__all__ = ["LogStatus", "PredictionLog", "Queries", "pack_answer", "pack_model", "pack_row", "pack_text", "uuid7"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import psycopg
@@ -101,7 +102,7 @@ class Link:
         )
         try:
             try:
-                await wire.execute(statements.COPY, statements.copy_data(row for rows in batches for row in rows))
+                await wire.execute(statements.COPY, statements.copy_data(chain.from_iterable(batches)))
             except psycopg.Error as error:
                 if not (statements.blames_a_row(error) or statements.may_be_there_already(error)):
                     raise
@@ -187,7 +188,7 @@ async def _commit_known(wire: Wire, batches: dict[int, Sequence[bytes]]) -> dict
     try:
         await wire.execute(statements.STAGE)
         await wire.execute(b"BEGIN")
-        data = statements.copy_data(row for rows in batches.values() for row in rows)
+        data = statements.copy_data(chain.from_iterable(batches.values()))
         await wire.execute(statements.COPY_STAGED, data)
         await wire.execute(statements.INSERT_STAGED)
         await wire.execute(b"COMMIT")

@@ -7,7 +7,6 @@ when it is made. A row is then four pieces and its own two fields put together.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -25,8 +24,8 @@ COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
 
 _POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01, where Postgres counts microseconds from
-_FIELDS_AND_ID = struct.pack("!hi", len(COLUMNS), 16)  # field count; then the id: each field after its length
-_timestamp = struct.Struct("!iq").pack
+_head = struct.Struct("!hiQQiq").pack  # field count; then the id in halves, and the timestamp, each after its length
+_LOWER = 2**64 - 1
 _length = struct.Struct("!i").pack
 _jsonb_head = struct.Struct("!ib").pack  # jsonb begins with the version of its own format, 1
 _double = struct.Struct("!id").pack
@@ -76,34 +75,31 @@ def pack_answer(prediction: bytes, label: str | None, confidence: float | None) 
 _cache_word = lru_cache(pack_text)  # local, redis, coalesced or miss
 
 
-def pack_rows(
-    rows: Iterable[tuple[bytes, bytes, str]], *, first_id: int, unix_ms: int, request_id: str, model: bytes
-) -> list[bytes]:
-    """The rows of one request, each one row of a binary COPY into COLUMNS.
+def pack_row(
+    id: int, input_data: bytes, answer: bytes, cache: str, unix_ms: int, request_id: bytes, model: bytes
+) -> bytes:
+    """One row of a binary COPY into COLUMNS. To be called without naming the arguments, which would cost a tenth more.
 
     Args:
-        rows: the input as it was sent, JSON; the answer, from `pack_answer`; and what became of the cache.
-        first_id: from `uuid7`, of the same `unix_ms`: a row is found by its id in the partition of its time.
+        id: from `uuid7`, of the same `unix_ms`: a row is found by its id in the partition of its time.
+        input_data: as it was sent, JSON.
+        answer: from `pack_answer`.
+        cache: what became of it: local, redis, coalesced or miss.
         unix_ms: when nginx took the request.
+        request_id: from `pack_text`.
         model: from `pack_model`.
     """
-    when_and_model = _timestamp(8, (unix_ms - _POSTGRES_EPOCH_MS) * 1000) + model
-    request = pack_text(request_id)
-    return [
-        b"".join(
-            (
-                _FIELDS_AND_ID,
-                id.to_bytes(16, "big"),
-                when_and_model,
-                _length(len(input_data)),
-                input_data,
-                answer,
-                _cache_word(cache),
-                request,
-            )
+    return b"".join(
+        (
+            _head(len(COLUMNS), 16, id >> 64, id & _LOWER, 8, (unix_ms - _POSTGRES_EPOCH_MS) * 1000),
+            model,
+            _length(len(input_data)),
+            input_data,
+            answer,
+            _cache_word(cache),
+            request_id,
         )
-        for id, (input_data, answer, cache) in enumerate(rows, first_id)
-    ]
+    )
 
 
 def id_of(row: bytes) -> bytes:

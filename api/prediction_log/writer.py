@@ -6,27 +6,62 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from operator import methodcaller
 
 from api import metrics
 from api.errors import LogUnavailable, Overloaded
 from api.prediction_log.link import Link
 from api.prediction_log.spool import Spool, SpoolUnavailable
 from api.prediction_log.wire import PostgresAway
-from api.tallies import CounterTally
 
 logger = logging.getLogger(__name__)
 
 _MAX_GROUP_BYTES = 4 * 1024 * 1024  # about 0.1 s of COPY
+_LEFT = methodcaller("cancelled")
 
 
-class Waiting(NamedTuple):
-    """What one caller appended. Durable as a whole or refused as a whole."""
+class Group:
+    """Callers whose rows go into one commit, with what each of them appended."""
 
-    rows: Sequence[bytes]
-    size: int  # bytes
-    durable: asyncio.Future[None]
+    __slots__ = ("batches", "begun", "callers", "rows", "size")
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.batches: list[Sequence[bytes]] = []
+        """Of each caller; durable as a whole or refused as a whole."""
+        self.callers: list[asyncio.Future[None]] = []
+        self.rows = 0
+        self.size = 0  # bytes
+
+    def add(self, batch: Sequence[bytes], size: int, durable: asyncio.Future[None]) -> None:
+        self.batches.append(batch)
+        self.callers.append(durable)
+        self.rows += len(batch)
+        self.size += size
+
+    def leave_out_who_left(self) -> None:
+        """What nobody was answered need not be logged."""
+        if any(map(_LEFT, self.callers)):
+            staying = [each for each in zip(self.batches, self.callers, strict=True) if not each[1].cancelled()]
+            self.batches, self.callers = [batch for batch, _ in staying], [durable for _, durable in staying]
+            self.rows = sum(map(len, self.batches))
+
+    def resolve(self, refused: Mapping[int, str]) -> int:
+        """Tells every caller. refused: index to reason, of those whose rows are not there. Returns how many are."""
+        for index, reason in refused.items():
+            logger.error("Postgres refuses a row of the prediction log: %s", reason)
+            self.rows -= len(self.batches[index])
+            _refuse(self.callers[index], f"the prediction log refuses the row: {reason}")
+        for durable in self.callers:
+            if not durable.done():
+                durable.set_result(None)
+        return self.rows
+
+    def refuse(self, reason: str) -> None:
+        for durable in self.callers:
+            _refuse(durable, reason)
 
 
 class Writer:
@@ -40,9 +75,8 @@ class Writer:
         self._gather_seconds = gather_seconds
         self._max_group_rows = max_group_rows
         self._max_waiting_bytes = max_waiting_bytes
-        self._waiting: deque[Waiting] = deque()
+        self._groups: deque[Group] = deque()  # of which the last takes who comes
         self._waiting_bytes = 0
-        self._first_came = 0.0
         self._arrived = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -68,86 +102,71 @@ class Writer:
         size = sum(map(len, rows))
         if self._waiting_bytes + size > self._max_waiting_bytes:
             raise Overloaded(f"{self._waiting_bytes} bytes wait for the prediction log already")
-        if not self._waiting:
-            self._first_came = time.monotonic()
-            self._arrived.set()
-        self._waiting.append(Waiting(rows, size, durable))
         self._waiting_bytes += size
+        self._group_for(len(rows), size).add(rows, size, durable)
         return durable
 
+    def _group_for(self, rows: int, size: int) -> Group:
+        """The last one, unless it would grow too large; a caller is never split."""
+        if self._groups:
+            group = self._groups[-1]
+            if group.rows + rows <= self._max_group_rows and group.size + size <= _MAX_GROUP_BYTES:
+                return group
+        group = Group()
+        self._groups.append(group)
+        self._arrived.set()
+        return group
+
     async def _run(self) -> None:
-        while not self._closing or self._waiting:
+        while not self._closing or self._groups:
             await self._arrived.wait()
-            gather = self._first_came + self._gather_seconds - time.monotonic()
-            if gather > 0 and not self._closing:
-                await asyncio.sleep(gather)
-            group = self._take()
-            if not group:
+            group = await self._next()
+            if group is None or not group.callers:
                 continue
             try:
                 await self._commit(group)
             except Exception:  # whatever it was: these callers hear of it, and the next group gets its turn
                 logger.exception("a group of the prediction log failed")
-                for waiting in group:
-                    _refuse(waiting, "the prediction log failed")
+                group.refuse("the prediction log failed")
 
-    def _take(self) -> list[Waiting]:
-        """The next group. Leaves out callers that left: what nobody was answered need not be logged."""
-        group: list[Waiting] = []
-        rows = size = 0
-        while self._waiting:
-            waiting = self._waiting[0]
-            if group and (rows + len(waiting.rows) > self._max_group_rows or size + waiting.size > _MAX_GROUP_BYTES):
-                break
-            self._waiting.popleft()
-            self._waiting_bytes -= waiting.size
-            if not waiting.durable.cancelled():
-                group.append(waiting)
-                rows += len(waiting.rows)
-                size += waiting.size
-        if not self._waiting and not self._closing:
+    async def _next(self) -> Group | None:
+        """The group whose turn it is, after what time is left to it to gather. None: there is none, as it is closed."""
+        if not self._groups:
+            return None
+        gather = self._groups[0].begun + self._gather_seconds - time.monotonic()
+        if gather > 0 and not self._closing:
+            await asyncio.sleep(gather)
+        group = self._groups.popleft()
+        self._waiting_bytes -= group.size
+        if not self._groups and not self._closing:
             self._arrived.clear()
+        group.leave_out_who_left()
         return group
 
-    async def _commit(self, group: list[Waiting]) -> None:
-        batches = [waiting.rows for waiting in group]
-        metrics.LOG_GROUPS.observe(sum(map(len, batches)))
+    async def _commit(self, group: Group) -> None:
+        metrics.LOG_GROUPS.observe(group.rows)
         begun = time.monotonic()
         if self._link.is_up:
             try:
-                refused = await self._link.commit(batches)
+                refused = await self._link.commit(group.batches)
             except PostgresAway:
                 metrics.LOG_FAILURES_POSTGRES.inc()
                 begun = time.monotonic()
             else:
                 metrics.LOG_COMMIT_POSTGRES.observe(time.monotonic() - begun)
-                _resolve(group, refused, metrics.LOG_ROWS_POSTGRES)
+                metrics.LOG_ROWS_POSTGRES.inc(group.resolve(refused))
                 return
         try:
-            await self._spool.add([row for rows in batches for row in rows])
+            await self._spool.add(list(chain.from_iterable(group.batches)))
         except SpoolUnavailable as error:
             metrics.LOG_FAILURES_SPOOL.inc()
             logger.error("the prediction log takes nothing: %s", error)
-            for waiting in group:
-                _refuse(waiting, "neither Postgres nor the spool takes the prediction log")
+            group.refuse("neither Postgres nor the spool takes the prediction log")
             return
         metrics.LOG_COMMIT_SPOOL.observe(time.monotonic() - begun)
-        _resolve(group, {}, metrics.LOG_ROWS_SPOOL)
+        metrics.LOG_ROWS_SPOOL.inc(group.resolve({}))
 
 
-def _resolve(group: list[Waiting], refused: dict[int, str], counter: CounterTally) -> None:
-    rows = 0
-    for index, waiting in enumerate(group):
-        if refused and index in refused:
-            logger.error("Postgres refuses a row of the prediction log: %s", refused[index])
-            _refuse(waiting, f"the prediction log refuses the row: {refused[index]}")
-            continue
-        rows += len(waiting.rows)
-        if not waiting.durable.done():
-            waiting.durable.set_result(None)
-    counter.inc(rows)
-
-
-def _refuse(waiting: Waiting, reason: str) -> None:
-    if not waiting.durable.done():
-        waiting.durable.set_exception(LogUnavailable(reason))
+def _refuse(durable: asyncio.Future[None], reason: str) -> None:
+    if not durable.done():
+        durable.set_exception(LogUnavailable(reason))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.prediction_log.record import COLUMNS, id_of, pack_answer, pack_model, pack_rows, uuid7
+from api.prediction_log.record import COLUMNS, id_of, uuid7
 from tests.prediction_rows import Record, pack, record
 
 times = st.integers(0, 2**48 - 1)
@@ -47,20 +47,6 @@ def test_the_rows_of_a_request_count_up_from_its_id(unix_ms: int, seed: bytes, r
     assert (last.version, last.variant) == (7, RFC_4122)
     assert last.int >> 62 == first.int >> 62  # time, version, variant and the upper chance are untouched
     assert first <= last
-
-
-def test_many_rows_are_packed_as_each_by_itself() -> None:
-    records = [record(unix_ms=5, id=UUID(int=7 + n), request_id="r", input_data=b"%d" % n) for n in range(3)]
-
-    together = pack_rows(
-        [(each.input_data, pack_answer(each.prediction, each.label, each.confidence), each.cache) for each in records],
-        first_id=7,
-        unix_ms=5,
-        request_id="r",
-        model=pack_model("penguins", "2"),
-    )
-
-    assert together == [pack(each) for each in records]
 
 
 @given(
