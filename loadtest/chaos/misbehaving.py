@@ -30,6 +30,7 @@ def repository(ground: Ground) -> Mapping[str, str]:
             ground.folder / "misbehaving",
             raises=models.Raises(),
             nan=models.GivesNaN(),
+            grows=models.Grows(),
             memory=models.Allocates(),
             crashes=models.Crashes(),
             hangs=models.Hangs(),
@@ -43,7 +44,7 @@ def models_fail(stage: Stage) -> None:
     for replica in stage.stack.replicas:
         for process in [psutil.Process(replica.pid), *psutil.Process(replica.pid).children()]:
             process.rlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
-    for name in ("raises", "nan", "memory"):
+    for name in ("raises", "nan", "grows", "memory"):
         seen = Counter(ask(stage, name, _HARMFUL) for _ in range(10))
         stage.made[f"{name}, harmful rows"] = in_words(seen)
         expect(seen == {(500, "model-failed"): 10}, f"{name}: {in_words(seen)}")

@@ -1,10 +1,20 @@
-"""What happens to replicas and to nginx: killed, frozen, scaled, rolled, reloaded."""
+"""What happens to replicas and to nginx: killed, frozen, scaled, rolled, rerouted, reloaded."""
 
 from __future__ import annotations
 
-import psutil  # type: ignore[import-untyped]
+from collections.abc import Mapping
+from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+import yaml
+
+from loadtest.chaos import models
+from loadtest.chaos.ground import Ground
+from loadtest.chaos.reconcile import decode
+from loadtest.chaos.scenario import expect
 from loadtest.chaos.stage import Stage
+
+_ROUTED = "rerouted"
 
 
 def workers_killed(stage: Stage) -> None:
@@ -59,11 +69,41 @@ def scaled(stage: Stage) -> None:
 
 def rolled(stage: Stage) -> None:
     """Every replica drains, stops and is started again, one after the other."""
+    _roll(stage)
+    stage.over()
+
+
+def _roll(stage: Stage) -> None:
     for replica in stage.stack.replicas:
         replica.stop()
         replica.start()
         stage.go_on()
+
+
+def routable(ground: Ground) -> Mapping[str, str]:
+    """The shipped models where their routing may be changed."""
+    folder = ground.folder / _ROUTED
+    root = folder / "models" if folder.exists() else models.repository(folder)
+    return {"SHOAL_LOG_LEVEL": "WARNING", "SHOAL_MODEL_REPOSITORY": str(root)}
+
+
+def rerouted(stage: Stage) -> None:
+    """Another version of the model becomes the default, and then the first one again, each time replica by replica."""
+    for version in ("1", "2"):
+        _route(stage.stack.folder.parent / _ROUTED / "models" / "penguins" / "model.yaml", version)
+        _roll(stage)
+        since = len(stage.load.ledger)
+        stage.go_on()
+        bodies = stage.load.ledger.bodies[since:]
+        seen = {decode(body).version for body in bodies if body}
+        expect(seen == {version}, f"{version} is the default version, but those that answered are {seen}")
+        stage.made[f"answered by version {version}, once it was the default"] = f"all of {len(bodies)}"
     stage.over()
+
+
+def _route(path: Path, version: str) -> None:
+    manifest = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(manifest | {"default_version": version}))
 
 
 def nginx_reloaded(stage: Stage) -> None:

@@ -61,6 +61,12 @@ SCENARIOS = [
     ),
     Scenario("rolled", "rolling restart of all replicas", _NOTHING, bad_day(replicas.rolled, env=_QUIET)),
     Scenario(
+        "rerouted",
+        "another version of the model becomes the default, and then the first one again",
+        f"{_NOTHING}, and each answer is of the version it names",
+        bad_day(replicas.rerouted, env=replicas.routable),
+    ),
+    Scenario(
         "nginx-reloaded",
         "nginx reads its configuration again, with fewer replicas and with more",
         _NOTHING,
@@ -196,7 +202,7 @@ SCENARIOS = [
     # --- models
     Scenario(
         "models-fail",
-        "models that raise, give NaN, or want 20 GB",
+        "models that raise, give NaN or another shape, or want 20 GB",
         "their own requests fail clearly, no others",
         bad_day(misbehaving.models_fail, env=misbehaving.repository),
     ),
