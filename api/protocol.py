@@ -73,8 +73,8 @@ class Exchange:
             self._resume(self._coroutine.throw, error)
 
     def cancel(self, msg: object = None) -> None:
-        """uvicorn's drain is over."""
-        self.abort(Stopping("send the request again"))
+        """uvicorn's drain is over. Not at once: it is just going through the set that this leaves as it ends."""
+        self._protocol.loop.call_soon(self.abort, Stopping("send the request again"))
 
     def _go_on(self, _: asyncio.Future[Any]) -> None:
         if self._coroutine is not None:

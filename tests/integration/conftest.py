@@ -75,11 +75,11 @@ async def served_over_asgi(
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, state: dict[str, Any]) -> AsyncIterator[str]:
+async def listening(app: ASGIApp, state: dict[str, Any], connections: ServerState | None = None) -> AsyncIterator[str]:
     """The protocol of a worker on a port of its own. Gives its URL."""
     config = uvicorn.Config(app, http=PredictionProtocol, ws="none", lifespan="off", log_config=None)
     config.load()
-    connections = ServerState()
+    connections = connections or ServerState()
     server = await asyncio.get_running_loop().create_server(
         lambda: PredictionProtocol(config, connections, state), "127.0.0.1", 0
     )
