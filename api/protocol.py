@@ -218,14 +218,14 @@ class PredictionProtocol(HttpToolsProtocol):
             self._idle_timer = self.loop.call_later(left, self._close_if_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
         if self.exchange is not None:
             exchange, self.exchange = self.exchange, None
             if self.cycle is exchange:
                 self.cycle = None
             if not exchange.response_complete:
                 exchange.abort(ClientLeft())
+        if self._idle_timer is not None:  # last, as an exchange that ends may have begun it
+            self._idle_timer.cancel()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
