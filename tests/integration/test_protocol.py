@@ -115,7 +115,7 @@ def gated_models(shipped_models: tuple[Repository, Programs]) -> Iterator[tuple[
 @pytest.fixture
 async def worker(settings: Settings, gated_models: tuple[Repository, Programs, Gate]) -> AsyncIterator[Worker]:
     repository, programs, gate = gated_models
-    settings = settings.model_copy(update={"inline_run_seconds": 0, "deadline_seconds": 1, "max_requests_in_flight": 4})
+    settings = settings.model_copy(update={"inline_run_seconds": 0, "max_requests_in_flight": 4})
     connections = ServerState()
     async with (
         lifespan.open_replica(settings, repository, programs) as state,
@@ -270,9 +270,12 @@ async def test_a_client_may_leave_in_the_middle_of_its_body(worker: Worker) -> N
 
 async def test_a_prediction_ends_at_its_deadline(worker: Worker) -> None:
     worker.gate.open.clear()
+    deadlines = worker.replica.in_flight
+    usual, deadlines.deadline_seconds = deadlines.deadline_seconds, 0.1
     async with worker.connected() as client:
         client.send(request())
         reply = await client.reply()
+        deadlines.deadline_seconds = usual
         worker.gate.open.set()
 
         assert (reply.status, reply.body["type"]) == (504, "urn:shoal:problem:deadline-exceeded")
@@ -322,21 +325,30 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[PredictionProtocol] = []
+    looked = asyncio.Event()
     connection_made = PredictionProtocol.connection_made
+    close_if_idle = PredictionProtocol._close_if_idle
 
     def remember(self: PredictionProtocol, transport: asyncio.Transport) -> None:
         made.append(self)
         self.timeout_keep_alive = 1
         connection_made(self, transport)
 
+    def look(self: PredictionProtocol) -> None:
+        close_if_idle(self)
+        looked.set()
+
     monkeypatch.setattr(PredictionProtocol, "connection_made", remember)
+    monkeypatch.setattr(PredictionProtocol, "_close_if_idle", look)
     async with worker.connected() as client:
         client.send(request())
         await client.reply()
         worker.gate.open.clear()
         client.send(request(b'{"features":[3,2,1]}'))  # taken before the second is over, and held beyond it
         await in_flight(worker, 1)
-        assert (await client.reply()).status == 504
+        async with asyncio.timeout(10):
+            await looked.wait()
         worker.gate.open.set()
+        assert (await client.reply()).status == 200
         assert await client.is_closed()
     assert len(made) == 1

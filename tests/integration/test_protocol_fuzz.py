@@ -80,8 +80,8 @@ def server_errors() -> float:
     )
 
 
-async def conversation(worker: Worker, pieces: list[bytes]) -> list[int]:  # noqa: F811
-    """The status of each answer. Returns once the worker has closed."""
+async def conversation(worker: Worker, pieces: list[bytes], *, patience_seconds: float) -> list[int]:  # noqa: F811
+    """The status of each answer. Returns once the worker has closed, which we do when it says nothing for too long."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(worker.url.rpartition(":")[2]))
     try:
         for piece in [*pieces, LAST]:
@@ -89,7 +89,7 @@ async def conversation(worker: Worker, pieces: list[bytes]) -> list[int]:  # noq
             await asyncio.sleep(0)
         answer = bytearray()
         try:
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(patience_seconds):
                 while more := await reader.read(65536):
                     answer += more
         except TimeoutError:
@@ -120,9 +120,9 @@ async def test_no_line_of_a_header_breaks_a_prediction(worker: Worker) -> None: 
 async def outlives(worker: Worker, pieces: list[bytes]) -> None:  # noqa: F811
     before = server_errors()
 
-    await conversation(worker, pieces)
+    await conversation(worker, pieces, patience_seconds=0.2)
 
     await in_flight(worker, 0)
     assert server_errors() == before, pieces
-    assert await conversation(worker, [request()]) == [200, 200]
+    assert await conversation(worker, [request()], patience_seconds=10) == [200, 200]
     assert worker.replica.predictor._flights == {}
