@@ -18,15 +18,16 @@ class Running:
 
     def __init__(self, *seconds: float, runs_on_loop: bool) -> None:
         self.runs_on_loop = runs_on_loop
-        self._seconds = list(seconds)
+        self._looks = iter((*seconds, *seconds[-1:] * 3))
         self.looked_often = threading.Event()
 
     @property
     def run_seconds(self) -> float:
-        if len(self._seconds) == 1:
+        seconds = next(self._looks, None)
+        if seconds is None:
             self.looked_often.set()
-            return self._seconds[0]
-        return self._seconds.pop(0)
+            return 0.0
+        return seconds
 
 
 def ends(running: Running, monkeypatch: pytest.MonkeyPatch) -> bool:
@@ -34,8 +35,8 @@ def ends(running: Running, monkeypatch: pytest.MonkeyPatch) -> bool:
     ended = threading.Event()
     batchers = cast("list[Batcher[Any]]", [running])
     with HangWatch(batchers, loop_seconds=5, thread_seconds=20, end=ended.set):
-        assert running.looked_often.wait(5)
-        return ended.wait(0.1)
+        assert running.looked_often.wait(10)
+        return ended.is_set()  # what a look leads to is done before the next one
 
 
 @pytest.mark.parametrize(
