@@ -13,13 +13,18 @@ from api.cache.shared import SharedCache
 
 @asynccontextmanager
 async def opened(
-    url: str, *, password: str | None = None, budget_seconds: float = 0.5, max_failures: int = 2
+    url: str,
+    *,
+    password: str | None = None,
+    budget_seconds: float = 0.5,
+    max_failures: int = 2,
+    open_seconds: float = 0.2,
 ) -> AsyncIterator[SharedCache]:
     cache = SharedCache(
         Address.parse(url, password=password),
         ttl_seconds=60,
         budget_seconds=budget_seconds,
-        breaker=Breaker(max_failures=max_failures, open_seconds=0.2),
+        breaker=Breaker(max_failures=max_failures, open_seconds=open_seconds),
     )
     try:
         yield cache
