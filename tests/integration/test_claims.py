@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -75,7 +76,7 @@ async def test_who_dies_is_replaced_when_its_lease_has_run_out(redis: Redis) -> 
         workers = [await stack.enter_async_context(opened(redis.url)) for _ in range(5)]
         async with opened(redis.url) as dying:
             assert await told(claim(dying, KEY, lease_seconds=0.5)) is None
-        waiting = {claim(worker, KEY, lease_seconds=0.5): worker for worker in workers}
+        waiting = {claim(worker, KEY, lease_seconds=5): worker for worker in workers}
 
         taken, rest = await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         assert [each.result() for each in taken] == [None]
@@ -87,10 +88,9 @@ async def test_nobody_waits_longer_than_two_leases(redis: Redis) -> None:
     with redis.client() as client:
         client.set(KEY + b":claim", "for ever")
     async with opened(redis.url) as cache:
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun = time.monotonic()
         assert await told(claim(cache, KEY, lease_seconds=0.2)) is None
-        assert 0.4 <= loop.time() - begun < 2
+        assert 0.4 <= time.monotonic() - begun < 4
 
 
 async def test_a_redis_that_dies_lets_everybody_compute(redis_server: Callable[[], Redis]) -> None:
@@ -130,14 +130,15 @@ async def test_a_redis_that_takes_no_claims_lets_everybody_compute(redis_server:
 
 
 async def test_of_many_workers_and_rows_each_row_is_computed_once(redis: Redis) -> None:
+    numbers = random.Random(1)
     keys = [b"shoal:test:1:%d" % number for number in range(40)]
     computed: Counter[bytes] = Counter()
     answers: Counter[tuple[bytes, bytes]] = Counter()
 
     async def compute(worker: SharedCache, key: bytes) -> None:
         computed[key] += 1
-        await asyncio.sleep(random.uniform(0, 0.02))  # as long as a model's run
-        if random.random() < 0.2 and computed[key] == 1:
+        await asyncio.sleep(numbers.uniform(0, 0.02))  # as long as a model's run
+        if numbers.random() < 0.2 and computed[key] == 1:
             computed[key] -= 1
             worker.release([key])  # it failed, and its caller asks again
             ask(worker, [key])
@@ -160,7 +161,7 @@ async def test_of_many_workers_and_rows_each_row_is_computed_once(redis: Redis) 
             worker.claim_many(keys, lease_seconds=30, on_values=on_values)
 
         for worker in workers:
-            mine = random.sample(keys, len(keys))
+            mine = numbers.sample(keys, len(keys))
             for first in range(0, len(mine), 10):
                 ask(worker, mine[first : first + 10])
         await eventually(lambda: answers.total() >= len(workers) * len(keys))
