@@ -128,7 +128,7 @@ async def test_a_flush_in_psql_counts_too(postgres: Database) -> None:
         before = one.all_keys()
         with psycopg.connect(postgres.dsn, autocommit=True) as connection:
             connection.execute("SELECT flush_cache('penguins')")
-        await eventually(lambda: one.all_keys()[:2] != before[:2], within_seconds=1)
+        await eventually(lambda: one.all_keys()[:2] != before[:2])
         assert one.all_keys()[2] == before[2]
 
 
@@ -147,7 +147,7 @@ async def test_a_worker_whose_connection_breaks_catches_up(postgres: Database) -
                 def taken(now: tuple[int, int] = now) -> bool:
                     return tuple(each.keys["penguins", "1"].epoch for each in (one, two)) == now
 
-                await eventually(taken, within_seconds=2)
+                await eventually(taken)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ async def test_a_postgres_that_hangs_holds_up_neither_the_start_nor_the_end(away
     async with worker(away.dsn) as old:
         away.pause()
         try:
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(20):
                 async with worker(away.dsn):
                     pass
                 with pytest.raises(FlushUnavailable):
@@ -199,7 +199,7 @@ async def test_a_postgres_that_hangs_holds_up_neither_the_start_nor_the_end(away
 async def test_a_worker_that_hangs_is_not_waited_for_for_ever(postgres: Database) -> None:
     async with worker(postgres.dsn) as one:
         with psycopg.connect(postgres.dsn, application_name="shoal epoch 0"):  # follows, and takes nothing
-            async with asyncio.timeout(4):
+            async with asyncio.timeout(20):
                 flushed = await one.epochs.flush("penguins", None)
         assert (flushed.workers, flushed.pending) == (1, 1)
 
