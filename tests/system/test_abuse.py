@@ -105,6 +105,7 @@ TOO_MUCH = {
 
 
 QUIET_SECONDS = 0.15  # many times what a cached answer takes; a later one would be missing, and not wrong
+CLIENT_SECONDS = 20
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def stack(folders: Callable[[], Path]) -> Iterator[Stack]:
     stack = Stack(folders(), replicas=1)
     try:
         stack.start()
-        eventually(lambda: exchange(stack, LAST) == [200])
+        eventually(lambda: answers(stack, LAST) == [200])
         yield stack
     finally:
         stack.close()
@@ -123,9 +124,11 @@ def _as_before(stack: Stack) -> Iterator[None]:
     """However a test leaves the stack: the next good request works, nothing is in flight, and no file is left open."""
     before = held(stack)
     yield
-    assert exchange(stack, LAST) == [200]
+    assert answers(stack, LAST) == [200]
     eventually(lambda: in_flight(stack) <= 1, because="only this question is in flight")
-    eventually(lambda: held(stack) <= before + 8, because=f"{before} open files and connections, and few more")
+    # Those between nginx and the replica that are idle are kept for 60 s, and there may be many after many at once.
+    because = f"{before} open files and connections, and few more"
+    eventually(lambda: held(stack) <= before + 8, within_seconds=75, because=because)
     lines = "".join(server.log.read_text(errors="replace") for server in (stack.replicas[0], stack.nginx))
     assert re.findall(r'.*(?:"status":5(?!01|05)\d\d|Traceback|\[alert\]|\[crit\]).*', lines) == []
 
@@ -148,11 +151,21 @@ def in_flight(stack: Stack) -> float:
 
 
 def connect(stack: Stack) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", stack.nginx.port), timeout=15)
+    return socket.create_connection(("127.0.0.1", stack.nginx.port), timeout=CLIENT_SECONDS)
+
+
+def answers(stack: Stack, requests: bytes) -> list[int]:
+    """The status of every answer to these bytes, the last of which has nginx close."""
+    with connect(stack) as connection:
+        connection.sendall(requests)
+        answer = bytearray()
+        while more := connection.recv(65536):
+            answer += more
+    return _statuses(answer)
 
 
 def exchange(stack: Stack, request: bytes) -> list[int]:
-    """The status of every answer to these bytes: until nginx closes, or we do as nothing more comes."""
+    """The same of any bytes: until nginx closes, or we do as nothing more comes. A late answer is missing."""
     with connect(stack) as connection:
         answer = bytearray()
         with contextlib.suppress(ConnectionError):  # closed before all of it was read
@@ -160,6 +173,10 @@ def exchange(stack: Stack, request: bytes) -> list[int]:
             connection.settimeout(QUIET_SECONDS)
             while more := _received(connection):
                 answer += more
+    return _statuses(answer)
+
+
+def _statuses(answer: bytearray) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
 
 
@@ -167,27 +184,27 @@ def _received(connection: socket.socket) -> bytes:
     try:
         return connection.recv(65536)
     except TimeoutError:
-        connection.settimeout(15)  # not so long as any wait of nginx: it ends as we do
+        connection.settimeout(CLIENT_SECONDS)  # not so long as any wait of nginx: it ends as we do
         connection.shutdown(socket.SHUT_WR)
         return connection.recv(65536)
 
 
-def ids(stack: Stack) -> list[str]:
-    """Of the requests that the replica answered."""
-    lines = stack.replicas[0].log.read_text(errors="replace").splitlines()
+def ids(server: Server) -> list[str]:
+    """Of the requests that nginx or the replica answered. nginx writes them within a second."""
+    lines = server.log.read_text(errors="replace").splitlines()
     return [json.loads(line)["request_id"] for line in lines if '"request_id"' in line]
 
 
 def written(stack: Stack) -> list[str]:
     """The ids, when the replica has written the lines of all it answered until now."""
     marker = f"marker-{time.monotonic_ns()}"
-    assert exchange(stack, LAST.replace(b"Host", b"X-Request-Id: %b\r\nHost" % marker.encode())) == [200]
-    eventually(lambda: marker in ids(stack))
-    return ids(stack)
+    assert answers(stack, LAST.replace(b"Host", b"X-Request-Id: %b\r\nHost" % marker.encode())) == [200]
+    eventually(lambda: marker in ids(stack.replicas[0]))
+    return ids(stack.replicas[0])
 
 
 def test_a_second_request_would_be_seen(stack: Stack) -> None:
-    assert exchange(stack, GOOD + HIDDEN) == [200, 200]
+    assert answers(stack, GOOD + HIDDEN + LAST) == [200, 200, 200]
     assert written(stack).count("hidden") == 1
 
 
@@ -197,10 +214,13 @@ def test_no_request_is_smuggled(stack: Stack, name: str) -> None:
 
     statuses = exchange(stack, SMUGGLING[name].replace(b"hidden", hidden.encode()))
 
-    # At most what nginx itself saw as two requests, one after the other; then both were its to answer, and it said so.
+    # At most what nginx itself saw as two requests, one after the other; then both were its to answer, and it said so:
+    # to us, or where that came late to its log.
     seen = written(stack).count(hidden)
     assert len(statuses) <= 2
-    assert seen <= max(0, len(statuses) - 1) if name not in NO_SECOND_REQUEST else seen == 0
+    assert seen == 0 or name not in NO_SECOND_REQUEST
+    if seen > max(0, len(statuses) - 1):
+        eventually(lambda: ids(stack.nginx).count(hidden) >= seen, because="nginx saw it too")
     assert all(status in (200, 400, 404, 405, 411, 413, 414, 415, 431, 501, 505) for status in statuses), statuses
     # What desynchronisation is for: bytes left over on a connection to the replica begin the next one's request.
     for number in range(4):
@@ -211,7 +231,7 @@ def test_no_request_is_smuggled(stack: Stack, name: str) -> None:
             reply = connection.getresponse()
             assert (reply.status, reply.headers["X-Request-Id"]) == (200, request_id)
             assert json.load(reply)["label"] == "Adelie"
-    assert "f" * 32 not in ids(stack)
+    assert "f" * 32 not in ids(stack.replicas[0])
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)
@@ -223,10 +243,10 @@ def test_too_much_is_refused_or_answered(stack: Stack, name: str) -> None:
 
 
 def test_pipelined_requests_are_answered_one_by_one(stack: Stack) -> None:
-    assert exchange(stack, GOOD * 199 + LAST) == [200] * 200
-    assert exchange(stack, (GOOD + b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n") * 20) == [200, 404] * 20
-    statuses = exchange(stack, GOOD * 3 + b"nonsense\r\n\r\n" + GOOD)
-    assert statuses == [200, 200, 200, 400]
+    assert answers(stack, GOOD * 199 + LAST) == [200] * 200
+    nowhere = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert answers(stack, (GOOD + nowhere) * 20 + LAST) == [200, 404] * 20 + [200]
+    assert answers(stack, GOOD * 3 + b"nonsense\r\n\r\n") == [200, 200, 200, 400]
 
 
 def test_half_requests_are_given_up(stack: Stack) -> None:
@@ -239,7 +259,7 @@ def test_half_requests_are_given_up(stack: Stack) -> None:
                 connection = held_open.enter_context(connect(stack))
                 connection.sendall(half)
                 connections[name, number] = connection
-        assert exchange(stack, LAST) == [200]  # meanwhile
+        assert answers(stack, LAST) == [200]  # meanwhile
         for connection in connections.values():
             answer = b""
             with contextlib.suppress(ConnectionResetError):  # reset_timedout_connection
