@@ -293,7 +293,7 @@ def test_more_requests_at_once_than_the_limit_are_refused_until_others_have_ende
     request = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     with ExitStack() as stack:
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        silent.settimeout(1)
+        silent.settimeout(10)
         server = Nginx(folders(), [f"127.0.0.1:{silent.getsockname()[1]}"], NGINX_MAX_REQUESTS="2")
         stack.callback(server.close)
         server.start()
@@ -311,6 +311,7 @@ def test_more_requests_at_once_than_the_limit_are_refused_until_others_have_ende
         assert reply.headers.get_all("Retry-After") == ["1"]
 
         clients[0].close()
+        silent.settimeout(1)
         eventually(come, because="there is room again")
 
 
