@@ -41,7 +41,6 @@ def _serving(answer: Answer) -> Iterator[Server]:
     server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    yield Server(server.sockets[0].getsockname()[1], requests)
 
     async def stop() -> None:
         server.close()
@@ -51,10 +50,13 @@ def _serving(answer: Answer) -> Iterator[Server]:
         await asyncio.gather(*rest, return_exceptions=True)
         await asyncio.sleep(0)  # in which their connections are closed
 
-    asyncio.run_coroutine_threadsafe(stop(), loop).result(5)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    try:
+        yield Server(server.sockets[0].getsockname()[1], requests)
+    finally:  # else a test that fails leaves the thread, and pytest waits for it for ever
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @pytest.fixture
