@@ -65,10 +65,16 @@ async def eventually_async(probe: Callable[[], Any], *, within_seconds: float = 
         await asyncio.sleep(0.01)
 
 
+_promised: set[int] = set()
+
+
 def free_ports(count: int = 1) -> list[int]:
-    """Ports in a row that nobody listens on, below those that the kernel hands out by itself."""
+    """Ports in a row that nobody listens on, below those that the kernel hands out by itself. None is given twice: who
+    got it may not listen yet."""
     while True:
         ports = [first := random.randrange(10_000, 32_000), *range(first + 1, first + count)]
+        if not _promised.isdisjoint(ports):
+            continue
         with contextlib.ExitStack() as stack:
             try:
                 for port in ports:
@@ -77,7 +83,8 @@ def free_ports(count: int = 1) -> list[int]:
                     probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return ports
+        _promised.update(ports)
+        return ports
 
 
 def status_of(port: int, path: str) -> int:
