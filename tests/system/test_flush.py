@@ -69,7 +69,7 @@ def connected(stack: Stack, held: ExitStack) -> dict[int, http.client.HTTPConnec
             found.setdefault(pid, connection)
         return found.keys() == workers
 
-    eventually(one_more, because="every worker has taken a connection")
+    eventually(one_more, within_seconds=30, because="every worker, a new one too, has taken a connection")
     return found
 
 
@@ -101,7 +101,9 @@ def test_a_worker_that_comes_later_finds_nothing_that_was_flushed(stack: Stack) 
         flush(stack.replicas[1], model="penguins", version="2")
         psutil.Process(pid).kill()
 
-        eventually(lambda: len(workers_of(stack) - {pid}) == 4, because="another worker has taken its place")
+        eventually(
+            lambda: len(workers_of(stack) - {pid}) == 4, within_seconds=30, because="another worker has taken its place"
+        )
         [new] = (worker for each, worker in connected(stack, held).items() if each not in workers)
 
         assert [ask(new, row) for row in range(10, 14)] == ["miss"] * 4
