@@ -137,6 +137,7 @@ class Load:
             self._connect(number)
 
     def _connect(self, number: int) -> None:
+        self.ledger.sent[number] = time.monotonic()
         connection = self._in_flight[number] = _Connection(self)
         connection.number = number
         task = asyncio.get_running_loop().create_task(self._open(connection, number))
@@ -148,6 +149,7 @@ class Load:
             await connection.open(*self._address)
         except OSError as error:
             self.ended(connection, BROKEN, f"no connection: {error}".encode())
+            self.closed(connection)  # who waits for a connection gets a try of his own
             return
         if connection.number == number:  # else it was given up meanwhile
             connection.send(number, self.questions.message(number))
@@ -243,5 +245,5 @@ class _Connection(asyncio.Protocol):
             self._load.idle(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._load.closed(self)
         self._load.ended(self, BROKEN, f"the connection was closed before the answer: {error or 'in order'}".encode())
+        self._load.closed(self)

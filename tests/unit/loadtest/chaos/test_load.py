@@ -71,6 +71,13 @@ def test_a_server_that_is_not_there_is_a_failure() -> None:
     assert "no connection" in ledger.reasons[0]
 
 
+def test_requests_that_wait_for_a_connection_end_although_there_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_module, "_MAX_CONNECTIONS", 1)
+    [port] = free_ports()
+    ledger = run(Server(port, []), 50, rate=10_000).ledger
+    assert set(ledger.status) == {BROKEN}
+
+
 def test_the_load_goes_on_at_its_rate_while_nothing_is_answered(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
