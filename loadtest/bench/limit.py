@@ -19,6 +19,7 @@ from loadtest.bench.wrk import CannotMeasure, Load
 BATCH_ROWS = (1, 8, 16, 32, 64, 128, 256, 512)
 _TRIAL_SECONDS = 0.3
 _WARM_UP_RUNS = 3
+_START_SECONDS = 120
 
 
 class Limit:
@@ -101,7 +102,7 @@ def rows_in(model: str, repository: Path | None, batch_rows: int, seconds: float
     models so small, and it is how the workers are set up."""
     workers = len(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")  # torch must not run before a fork
-    begin = context.Barrier(workers)
+    begin = context.Barrier(workers, timeout=_START_SECONDS)  # else one that fails leaves the others waiting
     results = context.SimpleQueue()
     arguments = (model, repository, batch_rows, seconds, begin, results)
     processes = [context.Process(target=_work, args=arguments) for _ in range(workers)]
