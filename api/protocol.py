@@ -147,6 +147,7 @@ class PredictionProtocol(HttpToolsProtocol):
             "replica" not in self.app_state  # another app
             or parser.get_method() != b"POST"
             or not self.url.isascii()
+            or b"%" in self.url  # spelled otherwise than the routes are
             or (match := _HOT.match(self.url.decode())) is None
             or parser.get_http_version() != "1.1"
             or parser.should_upgrade()

@@ -204,6 +204,11 @@ async def test_what_is_not_there_is_named_with_what_is(
     assert_problem(await client.post(path, json={"features": ROW}), 404, slug, detail)
 
 
+async def test_a_path_may_be_spelled_with_percent_signs(client: httpx.AsyncClient) -> None:
+    for path in ("/%70redict", "/models/%70enguins/predict", "/models/penguins/versions/%32/predict"):
+        assert (await client.post(path, json={"features": ROW})).status_code == 200, path
+
+
 async def test_another_method_is_refused_with_the_right_one(client: httpx.AsyncClient) -> None:
     response = await client.get("/predict")
 
