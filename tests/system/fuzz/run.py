@@ -24,7 +24,7 @@ from tests.servers import eventually
 from tests.stack import Stack
 
 HERE = Path(__file__).parent
-KEPT_CONNECTIONS = 130  # idle ones of two processes of nginx (`keepalive 64`), and some
+KEPT_CONNECTIONS = 130  # idle ones of nginx, which keeps as many as it needed at once, and some
 ROUND_EXAMPLES = 150  # for each operation; beyond, a round finds less than a new seed does
 _GENERATED = re.compile(r"^\s*([\d,]+) generated", re.MULTILINE)
 _FOR_THOSE_INSIDE = "^/(admin|metrics)"
