@@ -7,7 +7,6 @@ import logging
 import select
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from prometheus_client import Counter
 from api import metrics
 from api.cache.shared import SharedCache
 from tests import shared_cache
+from tests.certificate import certify_localhost
 from tests.servers import Redis
 from tests.servers import eventually_async as eventually
 from tests.shared_cache import opened
@@ -341,24 +341,10 @@ async def test_it_uses_the_database_of_its_url(redis: Redis) -> None:
         assert client.get(KEYS[0]) == b"x"
 
 
-@pytest.fixture
-def certified(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for localhost, and its key."""
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    subprocess.run(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost "
-        f"-addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}",
-        shell=True,
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
-
-
-async def test_it_speaks_tls(redis: Redis, certified: tuple[Path, Path]) -> None:
+async def test_it_speaks_tls(redis: Redis, tmp_path: Path) -> None:
     with redis.client() as client:
         client.set(KEYS[0], b"x")
-    certificate, key = certified
+    certificate, key = certify_localhost(tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
 

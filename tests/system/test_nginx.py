@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.certificate import certify_localhost
 from tests.servers import ROOT, Nginx, eventually, free_ports
 
 
@@ -318,14 +319,7 @@ def test_more_requests_at_once_than_the_limit_are_refused_until_others_have_ende
 def certified(folder: Path) -> tuple[ssl.SSLContext, dict[str, str]]:
     """A client that trusts the certificate made in that folder, and what tells nginx to use it on a port of its own."""
     folder.mkdir(parents=True)
-    certificate, key = folder / "tls.crt", folder / "tls.key"
-    subprocess.run(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost "
-        f"-addext subjectAltName=DNS:localhost -keyout {key} -out {certificate}",
-        shell=True,
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = certify_localhost(folder)
     [port] = free_ports()
     return ssl.create_default_context(cafile=str(certificate)), {
         "NGINX_TLS_LISTEN": f"127.0.0.1:{port}",
