@@ -42,6 +42,15 @@ async def all_of(connection: AsyncConnection[Any], query: str) -> list[Any]:
 
 
 # --- migrations -------------------------------------------------------------------------------------------------------
+async def keep(connection: AsyncConnection[Any], *, retention_days: int) -> None:
+    """keep_partitions when nobody else is at it: to a log that has just been opened it would be left."""
+    await connection.execute("SELECT pg_advisory_lock(%s)", (migrations._PARTITIONS_LOCK,))
+    try:
+        await keep_partitions(connection, retention_days=retention_days)
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock(%s)", (migrations._PARTITIONS_LOCK,))
+
+
 async def test_each_migration_is_applied_once_whoever_comes_first(empty_postgres: Database) -> None:
     async def worker() -> None:
         async with await AsyncConnection.connect(empty_postgres.dsn, autocommit=True) as connection:
@@ -160,7 +169,7 @@ async def test_a_row_is_never_refused_and_moves_when_its_day_gets_a_partition(
     async with prediction_log(postgres.dsn, tmp_path, upkeep_seconds=60) as log:
         await log.append([late, long_ago, far_ahead, of_today])
 
-        await keep_partitions(migrated, retention_days=90)
+        await keep(migrated, retention_days=90)
 
         assert await partition_of(migrated, late) == [day_name(-30)]
         assert await partition_of(migrated, of_today) == [day_name(0)]
@@ -190,7 +199,7 @@ async def test_partitions_are_made_under_load_without_a_refused_or_lost_row(
         before = len(answered)
         while day_name(0) not in await partitions(migrated):
             try:
-                await keep_partitions(migrated, retention_days=90)
+                await keep(migrated, retention_days=90)
             except psycopg.errors.LockNotAvailable:
                 continue  # as upkeep would, later
         await eventually(lambda: len(answered) > before + 200)
@@ -205,10 +214,10 @@ async def test_days_over_the_retention_are_dropped_and_no_others(
     rows = {days: row(unix_ms=unix_ms(-days)) for days in (0, 5, 6, 7, 8, 40)}
     async with prediction_log(postgres.dsn, tmp_path, upkeep_seconds=60, retention_days=90) as log:
         await log.append(list(rows.values()))
-    await keep_partitions(migrated, retention_days=90)
+    await keep(migrated, retention_days=90)
     assert len(logged(postgres.dsn)) == 6
 
-    await keep_partitions(migrated, retention_days=6)
+    await keep(migrated, retention_days=6)
 
     assert set(logged(postgres.dsn)) == {id_in(rows[days]) for days in (0, 5, 6)}
     assert day_name(-7) not in await partitions(migrated)
@@ -230,7 +239,7 @@ async def test_a_query_sees_every_row_while_rows_move_to_a_partition_of_their_ow
     async with prediction_log(postgres.dsn, tmp_path, upkeep_seconds=60) as log:
         for days in range(10, 60):
             await log.append([row(unix_ms=unix_ms(-days)) for _ in range(2)])
-            moving = asyncio.create_task(keep_partitions(migrated, retention_days=90))
+            moving = asyncio.create_task(keep(migrated, retention_days=90))
             while not moving.done():
                 rows, _ = await log.queries.page(limit=1000)
                 assert len(rows) == 2 * (days - 9)
@@ -243,16 +252,16 @@ async def test_a_reader_who_takes_all_day_does_not_hold_up_the_log(
 ) -> None:
     async with prediction_log(postgres.dsn, tmp_path, upkeep_seconds=60) as log:
         await log.append([row(unix_ms=unix_ms(-30))])
-        await keep_partitions(migrated, retention_days=90)
+        await keep(migrated, retention_days=90)
         with psycopg.connect(postgres.dsn) as reader:
             reader.execute("SELECT count(*) FROM predictions")  # and its transaction stays open
 
-            dropping = asyncio.create_task(keep_partitions(migrated, retention_days=10))
+            dropping = asyncio.create_task(keep(migrated, retention_days=10))
             while not dropping.done():
                 async with asyncio.timeout(1.5):
                     await log.append([row()])
             with pytest.raises(psycopg.errors.LockNotAvailable):
                 await dropping
         assert log.status().postgres_up
-        await keep_partitions(migrated, retention_days=10)
+        await keep(migrated, retention_days=10)
     assert day_name(-30) not in await partitions(migrated)
