@@ -119,9 +119,13 @@ class Load:
         while self._in_flight or self._waiting:
             self._give_up_on_the_silent(time.monotonic())
             await asyncio.sleep(0.01)
+        for opening in self._opening:  # given up while they waited for a server that did not accept them
+            opening.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
         for connection in list(self._connections):
             connection.transport.abort()
-        await asyncio.sleep(0)
+        while self._connections:  # noqa: ASYNC110  they are lost within a turn or two
+            await asyncio.sleep(_TICK_SECONDS)
 
     def _send(self, due: float, now: float) -> None:
         number = self.ledger.begin(due, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -76,6 +77,13 @@ def test_requests_that_wait_for_a_connection_end_although_there_is_no_server(mon
     [port] = free_ports()
     ledger = run(Server(port, []), 50, rate=10_000).ledger
     assert set(ledger.status) == {BROKEN}
+
+
+def test_connections_that_never_open_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_module, "TIMEOUT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:  # which accepts none, and queues one or two
+        ledger = run(Server(silent.getsockname()[1], []), 50).ledger
+    assert set(ledger.status) == {SILENT}
 
 
 def test_the_load_goes_on_at_its_rate_while_nothing_is_answered(
