@@ -13,13 +13,13 @@ from psycopg import AsyncConnection
 
 from api import metrics
 from api.prediction_log import statements
-from api.prediction_log.migrations import Migration, MigrationRefused, migrate
+from api.prediction_log.migrations import Migration, MigrationRefused, migrate, pending
 from api.prediction_log.wire import PostgresAway, Wire, sever, severed_after
 
 logger = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 2  # the least that libpq takes
-_MIGRATE_SECONDS = 60
+_MIGRATE_SECONDS = 4 * 3600  # a migration may write every row of the log anew; broken off, it would begin anew for ever
 _PROVE_SECONDS = 2
 # What a commit needs, tried: the table, the right to write to it, no lock in the way, and a disk that takes a commit
 # record. A server that answers but cannot do these would otherwise cost requests a timeout each time it looks well.
@@ -141,8 +141,11 @@ class Link:
         )
         self._opening = connection
         try:
-            with severed_after(connection, _MIGRATE_SECONDS):
-                await migrate(connection, self._migrations)
+            with severed_after(connection, _PROVE_SECONDS):
+                missing = await pending(connection, self._migrations)
+            if missing:
+                with severed_after(connection, _MIGRATE_SECONDS):
+                    await migrate(connection, self._migrations)
             with severed_after(connection, _PROVE_SECONDS):
                 # A server may be set to acknowledge commits before they are durable; the log may not.
                 await connection.execute(

@@ -51,6 +51,11 @@ def load(folder: Path = FOLDER) -> list[Migration]:
     return [Migration(path.name, path.read_text("utf-8")) for path in sorted(folder.glob("[0-9]*.sql"))]
 
 
+async def pending(connection: AsyncConnection[Any], migrations: list[Migration]) -> list[Migration]:
+    """Those that are not applied yet. Raises as `migrate`."""
+    return _missing(migrations, await _applied(connection))
+
+
 async def migrate(connection: AsyncConnection[Any], migrations: list[Migration] | None = None) -> None:
     """Apply what is missing, all of it or nothing. Costs one query where nothing is.
 
@@ -64,7 +69,7 @@ async def migrate(connection: AsyncConnection[Any], migrations: list[Migration] 
         psycopg.Error: Postgres went away, or a file's SQL is wrong.
     """
     migrations = load() if migrations is None else migrations
-    if not _missing(migrations, await _applied(connection)):
+    if not await pending(connection, migrations):
         return
     async with connection.transaction():
         # Workers and replicas start together: one applies, the others wait here and then find nothing to do.
