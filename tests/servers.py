@@ -66,13 +66,15 @@ async def eventually_async(probe: Callable[[], Any], *, within_seconds: float = 
 
 
 _promised: set[int] = set()
+# Each of two workers of pytest-xdist has its own ten thousand.
+_first_port = 21_000 if os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw1" else 10_000
 
 
 def free_ports(count: int = 1) -> list[int]:
     """Ports in a row that nobody listens on, below those that the kernel hands out by itself. None is given twice: who
     got it may not listen yet."""
     while True:
-        ports = [first := random.randrange(10_000, 32_000), *range(first + 1, first + count)]
+        ports = [first := random.randrange(_first_port, _first_port + 10_000), *range(first + 1, first + count)]
         if not _promised.isdisjoint(ports):
             continue
         with contextlib.ExitStack() as stack:
