@@ -89,7 +89,9 @@ class Predictor:
             metrics.STAGE_CACHE.observe(time.monotonic() - begun)
         known = time.monotonic()
         first_id = uuid7(caller.unix_ms, caller.seed)
-        await self._log.append(_packed(rows, answers, tiers, first_id, caller, served))
+        await self._log.append(
+            log_rows(served, rows, answers, tiers, first_id, unix_ms=caller.unix_ms, request_id=caller.request_id)
+        )
         durable = time.monotonic()
         metrics.STAGE_LOG.observe(durable - known)
         served.seconds.observe(durable - begun)
@@ -215,11 +217,18 @@ class Predictor:
         flight.land(answer)
 
 
-def _packed(
-    rows: Sequence[Row], answers: Sequence[Answer], tiers: Sequence[str], first_id: int, caller: Caller, served: Served
+def log_rows(
+    served: Served,
+    rows: Sequence[Row],
+    answers: Sequence[Answer],
+    tiers: Sequence[str],
+    first_id: int,
+    *,
+    unix_ms: int,
+    request_id: str,
 ) -> list[bytes]:
-    """The rows as the log takes them."""
-    of_all = (caller.unix_ms, pack_text(caller.request_id), served.packed)
+    """Rows and what was answered, as the log takes them. Their ids count up from the first; see record.pack_row."""
+    of_all = (unix_ms, pack_text(request_id), served.packed)
     if len(rows) == 1:  # nearly always, and then in half the time
         return [pack_row(first_id, rows[0].text, answers[0].packed, tiers[0], *of_all)]
     return [
