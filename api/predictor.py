@@ -77,16 +77,7 @@ class Predictor:
             LogUnavailable: the answers could not be made durable.
         """
         begun = time.monotonic()
-        keys = [served.keys.key(row.canonical) for row in rows]
-        kept = [self._local.get(key) for key in keys]
-        missing = kept.count(None)
-        metrics.CACHE_LOCAL_HITS.inc(len(keys) - missing)
-        if missing:
-            metrics.CACHE_LOCAL_MISSES.inc(missing)
-            answers, tiers = await self._fly(served, rows, keys, kept, begun)
-        else:
-            answers, tiers = cast("list[Answer]", kept), ["local"] * len(keys)
-            metrics.STAGE_CACHE.observe(time.monotonic() - begun)
+        answers, tiers = await self.answer(served, rows)
         known = time.monotonic()
         first_id = uuid7(caller.unix_ms, caller.seed)
         await self._log.append(
@@ -98,6 +89,22 @@ class Predictor:
         for tier in tiers:
             served.counts[tier].inc()
         return Predictions(first_id, answers, tiers)
+
+    async def answer(self, served: Served, rows: Sequence[Row]) -> tuple[list[Answer], list[str]]:
+        """The answers, and the tier that each came from. Not logged: for those who see to that themselves.
+
+        Raises Overloaded and ModelFailed, as `predict` does.
+        """
+        begun = time.monotonic()
+        keys = [served.keys.key(row.canonical) for row in rows]
+        kept = [self._local.get(key) for key in keys]
+        missing = kept.count(None)
+        metrics.CACHE_LOCAL_HITS.inc(len(keys) - missing)
+        if missing:
+            metrics.CACHE_LOCAL_MISSES.inc(missing)
+            return await self._fly(served, rows, keys, kept, begun)
+        metrics.STAGE_CACHE.observe(time.monotonic() - begun)
+        return cast("list[Answer]", kept), ["local"] * len(keys)
 
     @property
     def local_rows(self) -> int:
