@@ -13,7 +13,7 @@ from api.circuits import Circuits
 from api.middleware import Envelope
 from api.models.repository import Repository
 from api.models.runtime import InvalidArtefact, Program
-from api.routes import admin, health, metrics, models, predict, predictions
+from api.routes import admin, health, jobs, metrics, models, predict, predictions
 from api.routes.hot import HotRoutes
 from api.settings import Settings
 
@@ -53,7 +53,7 @@ def build_app(settings: Settings, repository: Repository, programs: lifespan.Pro
     app.add_middleware(Envelope, hot=HotRoutes(predict.ROUTES))
     handlers.install(app)
     app.router.routes.extend(predict.ROUTES)
-    for router in (models.router, predictions.router, admin.router, health.router, metrics.router):
+    for router in (models.router, predictions.router, jobs.router, admin.router, health.router, metrics.router):
         app.include_router(router)
     openapi.describe_access(app, asks_for_keys=settings.keys_file is not None)
     return app

@@ -104,3 +104,37 @@ class QueryUnavailable(ServingError):
     """Postgres is away: predictions are still answered and logged, but cannot be queried."""
 
     retry_after_seconds = 2
+
+
+class UnknownJob(ServingError):
+    """No job of that id was accepted."""
+
+
+class JobUnfinished(ServingError):
+    """The job has not ended yet, and only one that has can be asked for this."""
+
+    retry_after_seconds = 1
+
+
+class JobFinished(ServingError):
+    """The job has ended already, so there is nothing to cancel."""
+
+
+class NothingToRequeue(ServingError):
+    """No chunk of the job was given up."""
+
+
+class IdempotencyKeyInUse(ServingError):
+    """A request with this Idempotency-Key is still arriving. Sending the same request again is safe."""
+
+    retry_after_seconds = 5
+
+
+class IdempotencyKeyReused(ServingError):
+    """A different request was made with this Idempotency-Key. Choose another one."""
+
+
+class JobsUnavailable(ServingError):
+    """Postgres, which holds the jobs, is away. Sending the same request again is safe."""
+
+    retry_after_seconds = 2

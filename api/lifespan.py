@@ -27,6 +27,10 @@ from api.errors import ModelFailed
 from api.flights import Served
 from api.hangs import HangWatch
 from api.in_flight import InFlight
+from api.jobs.callbacks import CallbackPolicy
+from api.jobs.database import Database
+from api.jobs.intake import Limits
+from api.jobs.jobs import Jobs
 from api.models import runtime
 from api.models.repository import ModelVersion, Repository
 from api.models.runtime import Program
@@ -87,6 +91,7 @@ async def open_replica(
         metrics.MODELS_REFUSED.set(len(repository.refusals))
         # After the log, which brings the schema up to date; before anything is served.
         epochs = await stack.enter_async_context(_epochs(settings, served, local))
+        jobs = await stack.enter_async_context(_jobs(settings))
         replica = Replica(
             repository=repository,
             served=served,
@@ -94,6 +99,7 @@ async def open_replica(
             shared=cache,
             epochs=epochs,
             log=log,
+            jobs=jobs,
             in_flight=InFlight(
                 deadline_seconds=settings.deadline_seconds, max_requests=settings.max_requests_in_flight
             ),
@@ -138,6 +144,27 @@ def _prediction_log(settings: Settings) -> PredictionLog:
         max_group_rows=settings.log_max_group_rows,
         commit_timeout_seconds=settings.log_commit_timeout_seconds,
         retention_days=settings.log_retention_days,
+    )
+
+
+def _jobs(settings: Settings) -> Jobs:
+    password = settings.postgres_password
+    return Jobs(
+        Database(
+            dsn=settings.postgres_dsn,
+            password=password.get_secret_value() if password else None,
+            pool_size=settings.job_pool_size,
+        ),
+        limits=Limits(
+            rows=settings.job_max_rows,
+            body_bytes=settings.job_max_body_bytes,
+            chunk_rows=settings.job_chunk_rows,
+        ),
+        max_attempts=settings.job_max_attempts,
+        callbacks=CallbackPolicy(
+            can_sign=settings.callback_secret is not None,
+            to_private_addresses=settings.callback_to_private_addresses,
+        ),
     )
 
 

@@ -146,6 +146,41 @@ LOG_POSTGRES_UP = Gauge(
 SPOOL_ROWS = Gauge("shoal_spool_rows", "Rows in the spool, waiting for Postgres.", multiprocess_mode="mostrecent")
 SPOOL_REPLAYED_ROWS = Counter("shoal_spool_replayed_rows", "Rows moved from the spool to Postgres.")
 
+# --- jobs: of the workers that answer them ----------------------------------------------------------------------------
+JOB_ROWS = Counter("shoal_job_rows", "Rows of jobs settled. outcome: answered, failed (their model did).", ("outcome",))
+JOB_CHUNKS = Counter(
+    "shoal_job_chunks",
+    "Chunks of jobs that were taken. outcome: done, retried (an attempt failed), dead (given up), stale (another worker"
+    " had it by then, or it was cancelled), needless (a message of one that was settled, or taken, already).",
+    ("outcome",),
+)
+JOB_CHUNK_SECONDS = Histogram(
+    "shoal_job_chunk_seconds",
+    "From taking a chunk to its commit.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+JOB_BACKLOG_CHUNKS = Gauge(
+    "shoal_job_backlog_chunks",
+    "Chunks of all jobs, the same seen by each worker. state: waiting, running, dead.",
+    ("state",),
+    multiprocess_mode="livemax",
+)
+JOB_BACKLOG_ROWS = Gauge(
+    "shoal_job_backlog_rows", "Rows in waiting chunks, the same seen by each worker.", multiprocess_mode="livemax"
+)
+JOB_OLDEST_SECONDS = Gauge(
+    "shoal_job_oldest_seconds",
+    "Since the unfinished job that stands still for longest got on; 0 without any.",
+    multiprocess_mode="livemax",
+)
+JOB_DEAD_LETTERS = Gauge(
+    "shoal_job_dead_letters", "Messages in the broker's dead-letter queue.", multiprocess_mode="livemax"
+)
+JOB_BROKER_UP = Gauge("shoal_job_broker_up", "1 while the worker has the broker.", multiprocess_mode="livemin")
+JOB_CALLBACKS = Counter(
+    "shoal_job_callbacks", "Attempts to report a job's end. outcome: delivered, failed, given-up.", ("outcome",)
+)
+
 # --- build ----------------------------------------------------------------------------------------------------------
 BUILD_INFO = Gauge("shoal_build_info", "1, with the running version.", ("version",), multiprocess_mode="livemax")
 
@@ -179,6 +214,15 @@ LOG_COMMIT_POSTGRES = HistogramTally(LOG_COMMIT_SECONDS.labels("postgres"))
 LOG_COMMIT_SPOOL = HistogramTally(LOG_COMMIT_SECONDS.labels("spool"))
 LOG_FAILURES_POSTGRES = LOG_FAILURES.labels("postgres")
 LOG_FAILURES_SPOOL = LOG_FAILURES.labels("spool")
+for _outcome in ("delivered", "failed", "given-up"):
+    JOB_CALLBACKS.labels(_outcome)
+JOB_ROWS_ANSWERED = JOB_ROWS.labels("answered")
+JOB_ROWS_FAILED = JOB_ROWS.labels("failed")
+JOB_CHUNKS_DONE = JOB_CHUNKS.labels("done")
+JOB_CHUNKS_RETRIED = JOB_CHUNKS.labels("retried")
+JOB_CHUNKS_DEAD = JOB_CHUNKS.labels("dead")
+JOB_CHUNKS_STALE = JOB_CHUNKS.labels("stale")
+JOB_CHUNKS_NEEDLESS = JOB_CHUNKS.labels("needless")
 
 
 @cache

@@ -10,6 +10,7 @@ from api.cache.epochs import Epochs
 from api.cache.shared import SharedCache
 from api.flights import Served
 from api.in_flight import InFlight
+from api.jobs.jobs import Jobs
 from api.models.repository import Repository
 from api.prediction_log import PredictionLog
 from api.predictor import Predictor
@@ -25,6 +26,7 @@ class Replica:
         shared: SharedCache,
         epochs: Epochs,
         log: PredictionLog,
+        jobs: Jobs,
         in_flight: InFlight,
         gate: Gate,
         default_model: str,
@@ -37,6 +39,7 @@ class Replica:
         self.shared = shared
         self.epochs = epochs
         self.log = log
+        self.jobs = jobs
         self.in_flight = in_flight
         self.gate = gate
         self.default_model = default_model

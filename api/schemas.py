@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -222,6 +222,140 @@ class FlushResponse(Strict):
     """Workers, of all replicas, that have left the old answers behind."""
     pending: int
     """Workers that hang, and will do so when they go on."""
+
+
+class JobParameters(Strict):
+    model: Annotated[str | None, Field(examples=["penguins"])] = None
+    """The model that answers; without it, the default model."""
+    version: Annotated[str | None, Field(examples=["2"])] = None
+    """Its version; without it, the one that requests get now. All rows of the job get the same."""
+    priority: Literal["low", "normal", "high"] = "normal"
+    """Chunks of more urgent jobs go first."""
+    callback_url: Annotated[str | None, Field(examples=["https://example.com/shoal"])] = None
+    """Where the end of the job is reported, with a signed POST (README, "Callbacks")."""
+
+
+class JobPageParameters(Strict):
+    state: Literal["queued", "running", "done", "failed", "cancelled"] | None = None
+    """Only jobs in this state."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Jobs on a page."""
+    cursor: UUID | None = None
+    """`next_cursor` of the page before."""
+
+
+class ResultsParameters(Strict):
+    format: Literal["ndjson", "csv"] = "ndjson"
+    """How answers are written: a JSON object a line, or CSV with a head."""
+    offset: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Index of the first row."""
+    limit: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
+    """Rows on a page; without it, all."""
+    partial: bool = False
+    """Whether to give what there is of a job that has not ended."""
+
+
+class JobProgress(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    id: UUID
+    """A UUIDv7: it sorts by time."""
+    state: Annotated[str, Field(examples=["running"])]
+    """queued, running, done, failed (chunks of it were given up) or cancelled."""
+    model: str
+    """The model that answers."""
+    version: str
+    """Its version."""
+    priority: str
+    """low, normal or high."""
+    created_at: datetime
+    """When it was asked for; the timestamp of its predictions."""
+    started_at: datetime | None
+    """When the first rows were begun with."""
+    finished_at: datetime | None
+    """When it ended."""
+    rows: int
+    """Rows in it."""
+    rows_done: int
+    """Rows that are answered, or failed by themselves."""
+    rows_failed: int
+    """Of these, rows on which the model failed."""
+    rows_per_second: float | None
+    """Since it was started; null before the first."""
+    eta_seconds: float | None
+    """Until it is done, at that rate."""
+
+
+class JobPage(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    jobs: list[JobProgress]
+    """Newest first."""
+    next_cursor: UUID | None
+    """Pass it as `cursor` for the next page; null on the last one."""
+
+
+class RowError(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    row: int
+    """Index of the row in the job, from 0."""
+    type: str
+    """What kind of problem, as in the problems of /predict."""
+    detail: str
+    """The same for people."""
+
+
+class DeadChunk(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    number: int
+    """Its place among the chunks of the job, from 0."""
+    first_row: int
+    """Index of its first row."""
+    rows: int
+    """Rows in it."""
+    attempts: int
+    """How often a worker took it."""
+    error: str
+    """Why the last attempt failed."""
+
+
+class CallbackDelivery(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    attempt: int
+    """Counted from 1."""
+    attempted_at: datetime
+    """When it was made."""
+    seconds: float
+    """How long it took."""
+    status: int | None
+    """HTTP status of the answer; null where there was none."""
+    error: str | None
+    """Why it was not delivered; null where it was."""
+
+
+class Callback(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    url: str
+    """Where the end is reported."""
+    state: str
+    """waiting (for the end), due, delivered or given up."""
+    deliveries: list[CallbackDelivery]
+    """Every attempt."""
+
+
+class JobDetails(JobProgress):
+    attempts: int
+    """How often workers took chunks of it; as often as it has chunks where nothing went wrong."""
+    errors: list[RowError]
+    """Rows on which the model failed, the first hundred."""
+    dead_chunks: list[DeadChunk]
+    """What was given up; `POST /jobs/{id}/requeue` tries it again."""
+    callback: Callback | None
+    """Its callback; null without one."""
 
 
 class Health(BaseModel):

@@ -128,6 +128,60 @@ class Settings(BaseSettings):
     log_retention_days: int = Field(90, ge=1, le=36_500)
     """Days of predictions kept. Older partitions are dropped whole."""
 
+    # --- jobs -----------------------------------------------------------------------------------------------------
+    broker_url: str | None = None
+    """The message broker between jobs and their workers: amqp:// for RabbitMQ, redis:// or unix:// for Redis Streams.
+    None: the Redis that is the cache, which may evict what it holds; that costs a job `job_redeliver_seconds`."""
+
+    broker_password: SecretStr | None = None
+    """Password of the broker; None where it asks for none."""
+
+    job_max_rows: int = Field(1_000_000, ge=1, le=100_000_000)
+    """Most rows of one job."""
+
+    job_max_body_bytes: int = Field(1024 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024 * 1024)
+    """Longest upload of a job. The same as nginx's client_max_body_size there. Some 6 MB are held at a time."""
+
+    job_chunk_rows: int = Field(2048, ge=1, le=65_536)
+    """Rows that a worker answers in one go, and commits together. Smaller: less is done again when a worker dies.
+    Larger: fewer commits."""
+
+    job_pool_size: int = Field(2, ge=1, le=64)
+    """Connections to Postgres that one worker of a replica has for jobs: to take them in and give their answers out."""
+
+    job_lanes: int = Field(2, ge=1, le=64)
+    """Chunks that one worker answers at the same time: one computes while the other is committed."""
+
+    job_prefetch: int = Field(4, ge=1, le=1000)
+    """Messages of each priority that one worker holds. More than lanes, so that none waits for the broker."""
+
+    job_max_attempts: int = Field(5, ge=1, le=100)
+    """Attempts at a chunk before it is given up, to the dead letters."""
+
+    job_retry_seconds: float = Field(1, gt=0, le=600)
+    """Until a chunk that failed is tried again; twice as long each time."""
+
+    job_lease_seconds: float = Field(30, ge=1, le=3600)
+    """Without a sign of life for so long a worker counts as gone, and others take its chunks. RabbitMQ knows sooner."""
+
+    job_redeliver_seconds: float = Field(30, ge=1, le=3600)
+    """After which a message that nobody took counts as lost, and is published again."""
+
+    job_nice: int = Field(15, ge=0, le=19)
+    """Niceness of a worker of jobs: under full load it gets the less of a CPU, so that replicas keep their latency."""
+
+    callback_secret: SecretStr | None = Field(None, min_length=16)
+    """Key of the signature on callbacks, 16 characters at least. None: jobs with a callback are refused."""
+
+    callback_to_private_addresses: bool = False
+    """Whether callbacks may go to loopback, link-local, private and other addresses that are not of the internet."""
+
+    callback_timeout_seconds: float = Field(5, gt=0, le=60)
+    """How long one attempt to deliver a callback may take."""
+
+    callback_max_attempts: int = Field(8, ge=1, le=50)
+    """Attempts to deliver a callback: after 5 s, and then each time twice as long, up to an hour."""
+
     # --- process --------------------------------------------------------------------------------------------------
     bind: str = "0.0.0.0:8000"
     """Address gunicorn listens on: host:port, or unix:/path."""

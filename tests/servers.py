@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aio_pika
 import psutil  # type: ignore[import-untyped]
 import psycopg
 import redis
@@ -251,6 +252,32 @@ class Redis(Server):
         return redis.Redis.from_url(self.url, socket_timeout=5)
 
 
+class RabbitMq(Server):
+    """A RabbitMQ of its own, empty at first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, *_ = free_ports(3)
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
+        super().__init__(
+            [str(ROOT / "tests" / "start-rabbitmq")],
+            folder,
+            ready=self._answers,
+            env={"RABBITMQ_PORT": str(self.port)},
+            start_seconds=60,
+        )
+
+    def _answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=2):
+            pass  # aio_pika says aloud what it cannot connect to
+
+        async def connect() -> None:
+            async with await aio_pika.connect(self.url, timeout=2):
+                pass
+
+        asyncio.run(connect())
+        return True
+
+
 class Nginx(Server):
     """nginx as compose and `make run` start it, on a port of its own."""
 
@@ -287,6 +314,29 @@ class Replica(Server):
             **env,
         }
         super().__init__([str(ROOT / "api" / "start")], folder, ready=self._answers, env=env, start_seconds=60)
+
+    def _answers(self) -> bool:
+        return status_of(self.port, "/health/ready") == 200
+
+
+class JobWorker(Server):
+    """A worker of jobs as `make run` starts it, on a port of its own."""
+
+    def __init__(
+        self, folder: Path, *, postgres_dsn: str, redis_url: str, broker_url: str | None = None, spool: Path, **env: str
+    ) -> None:
+        """env: further SHOAL_ variables."""
+        [self.port] = free_ports()
+        env = {
+            "SHOAL_BIND": f"127.0.0.1:{self.port}",
+            "SHOAL_POSTGRES_DSN": postgres_dsn,
+            "SHOAL_REDIS_URL": redis_url,
+            "SHOAL_SPOOL_DIR": str(spool),
+            "SHOAL_JOB_NICE": "0",  # whatever else runs beside the tests
+            **({"SHOAL_BROKER_URL": broker_url} if broker_url else {}),
+            **env,
+        }
+        super().__init__([str(ROOT / "api" / "start-worker")], folder, ready=self._answers, env=env, start_seconds=60)
 
     def _answers(self) -> bool:
         return status_of(self.port, "/health/ready") == 200

@@ -10,3 +10,4 @@ from fastapi import Path
 Name = Annotated[str, Path(description="Name of the model, see `GET /models`.", examples=["penguins"])]
 Version = Annotated[str, Path(description="One of the model's versions.", examples=["2"])]
 PredictionId = Annotated[UUID, Path(description="`id` of a prediction, as its answer gave it.")]
+JobId = Annotated[UUID, Path(description="`id` of a job, as the answer to its request gave it.")]

@@ -18,7 +18,7 @@ LAYERS = [
     {"dependencies", "lifespan", "replies"},
     {"replica", "problems", "schemas"},
     {"in_flight", "access"},
-    {"context"},
+    {"context", "jobs"},
     {"predictor"},
     {"flights", "hangs"},
     {"batching", "prediction_log", "models", "cache", "rows", "answers", "processes"},
@@ -28,7 +28,7 @@ LAYERS = [
 ]
 """A module imports from its own row or from one further down, never upwards."""
 
-APART = {"local", "training", "worker", "gunicorn", "__main__", "__init__"}
+APART = {"local", "training", "worker", "job_worker", "job_commands", "gunicorn", "__main__", "__init__"}
 """Programs of their own: how a replica is started, the command line, what made the shipped models."""
 
 KNOWS_HTTP = {

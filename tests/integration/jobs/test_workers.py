@@ -1,0 +1,279 @@
+"""Workers answer every row of every job once, over both brokers, whatever comes in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import psycopg
+import pytest
+
+from api.job_worker.worker import make_broker
+from api.jobs.chunks import Chunks, Stale
+from api.jobs.database import Database as JobsDatabase
+from api.jobs.job import Hint
+from api.lifespan import Programs
+from api.models.repository import Repository
+from api.settings import Settings
+from tests.integration.jobs.conftest import (
+    assert_answered_once,
+    ended,
+    job,
+    logged,
+    results,
+    rows,
+    submit,
+    working,
+)  # fmt: skip
+from tests.servers import RabbitMq, Redis, eventually_async
+
+Models = tuple[Repository, Programs]
+
+
+@pytest.fixture
+def settings(settings: Settings, broker: Redis | RabbitMq) -> Settings:
+    return settings.model_copy(update={"broker_url": broker.url})
+
+
+@contextmanager
+def run_instead(models: Models, run: Any) -> Iterator[None]:
+    """The default model runs this instead, for workers that are opened inside."""
+    program: Any = models[1]["penguins", "2"]
+    real = program.run
+    program.run = lambda batch: run(batch, real)
+    try:
+        yield
+    finally:
+        del program.run
+
+
+async def test_every_row_is_answered_in_order_and_logged_once(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    some = rows(1234)
+    id = await submit(client, some)
+    async with working(settings, *shipped_models):
+        state = await ended(client, id)
+
+    assert (state["state"], state["rows_done"], state["rows_failed"]) == ("done", 1234, 0)
+    assert state["attempts"] == 13
+    await assert_answered_once(client, settings.postgres_dsn, {id: some})
+    batch = (await client.post("/predict/batch", json={"instances": some[:8]})).json()["predictions"]
+    for answer, single in zip(await results(client, id, limit=8), batch, strict=True):
+        assert (answer["prediction"], answer["label"]) == (single["prediction"], single["label"])
+        assert answer["confidence"] == pytest.approx(single["confidence"], rel=1e-5)
+    one = (await client.get(f"/predictions/{(await results(client, id, offset=1233))[0]['id']}")).json()
+    assert one["input_data"] == some[1233]
+
+
+async def test_results_come_in_pages_and_as_csv(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    id = await submit(client, rows(250))
+    async with working(settings, *shipped_models):
+        await ended(client, id)
+    whole = await results(client, id)
+    paged: list[Any] = []
+    path: str | None = f"/jobs/{id}/results?limit=90"
+    while path:
+        page = await client.get(path)
+        paged += map(json.loads, page.text.splitlines())
+        path = page.headers["Link"].partition(">")[0][1:] if "Link" in page.headers else None
+    assert paged == whole
+    csv = (await client.get(f"/jobs/{id}/results?format=csv&offset=248")).text.splitlines()
+    assert csv[0] == "row,id,prediction,label,confidence,error,detail"
+    last = whole[-1]
+    assert csv[2] == f"249,{last['id']},{last['prediction']},{last['label']},{last['confidence']},,"
+
+
+async def test_many_jobs_of_mixed_sizes_share_two_workers(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    sizes = [1, 2, 99, 100, 101, 350] * 8
+    async with working(settings, *shipped_models), working(settings, *shipped_models):
+        jobs = {}
+        for number, size in enumerate(sizes):
+            some = rows(size, first=number * 1000)
+            jobs[await submit(client, some, priority=("low", "normal", "high")[number % 3])] = some
+        for id in jobs:
+            assert (await ended(client, id))["state"] == "done"
+    await assert_answered_once(client, settings.postgres_dsn, jobs)
+
+
+async def test_a_poisonous_row_fails_alone_and_is_reported_by_its_index(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    some = rows(250)
+    poison = {17: some[17], 249: some[249]}
+
+    def run(batch: npt.NDArray[np.float32], real: Any) -> Any:
+        if any(np.isclose(batch[:, 0], row[0], rtol=0, atol=2e-5).any() for row in poison.values()):
+            raise RuntimeError("poisoned")
+        return real(batch)
+
+    id = await submit(client, some)
+    with run_instead(shipped_models, run):
+        async with working(settings, *shipped_models):
+            state = await ended(client, id)
+
+    assert (state["state"], state["rows_done"], state["rows_failed"]) == ("done", 250, 2)
+    assert [(error["row"], error["type"]) for error in state["errors"]] == [(17, "model-failed"), (249, "model-failed")]
+    answers = await results(client, id)
+    assert [answer["row"] for answer in answers] == list(range(250))
+    assert [answer["row"] for answer in answers if "error" in answer] == [17, 249]
+    assert len(logged(settings.postgres_dsn)) == 248
+
+
+async def test_a_chunk_that_nobody_can_answer_ends_among_the_dead_letters_and_can_be_requeued(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    some = rows(250)
+    id = await submit(client, some)
+    with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
+        [whole] = connection.execute("SELECT input FROM job_chunks WHERE number = 1").fetchone() or (b"",)
+        connection.execute("UPDATE job_chunks SET input = 'broken' WHERE number = 1")
+    broker = make_broker(settings)
+    async with working(settings, *shipped_models):
+        state = await ended(client, id)
+        async with broker.session() as session:
+            await eventually_async(session.dead_letters)
+
+        assert (state["state"], state["rows_done"]) == ("failed", 150)
+        [dead] = state["dead_chunks"]
+        assert (dead["first_row"], dead["rows"], dead["attempts"]) == (100, 100, 5)
+        assert "InvalidRequest" in dead["error"]
+        answers = await results(client, id)
+        assert [answer["row"] for answer in answers if answer.get("error") == "given-up"] == list(range(100, 200))
+
+        with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
+            connection.execute("UPDATE job_chunks SET input = %b WHERE number = 1", (whole,))
+        assert (await client.post(f"/jobs/{id}/requeue")).json()["state"] == "running"
+        assert (await ended(client, id))["state"] == "done"
+        await assert_answered_once(client, settings.postgres_dsn, {id: some})
+
+        async with broker.session() as session:  # the letter is of no chunk that is dead
+
+            async def is_gone() -> bool:
+                return not await session.dead_letters()
+
+            await eventually_async(is_gone)
+    assert (await client.post(f"/jobs/{id}/requeue")).status_code == 409
+
+
+async def test_messages_that_come_twice_or_never_change_nothing(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    jobs = {await submit(client, some): some for some in (rows(950), rows(20, first=5000))}
+    broker = make_broker(settings)
+    database = JobsDatabase(dsn=settings.postgres_dsn, password=None, pool_size=1)
+    await database.open()
+    chunks = Chunks(database, lease_seconds=2, redeliver_seconds=1)
+    async with broker.session() as session, chunks.transaction() as connection:
+        hints = await chunks.ready(connection, 100)
+        assert len(hints) == 11
+        await session.publish(hints[:5] * 3)  # three times
+        await chunks.published(connection, hints)  # and the others never
+    async with working(settings, *shipped_models), working(settings, *shipped_models):
+        for id in jobs:
+            assert (await ended(client, id))["state"] == "done"
+    await database.close()
+    await assert_answered_once(client, settings.postgres_dsn, jobs)
+
+
+async def test_who_was_overtaken_writes_nothing(client: httpx.AsyncClient, settings: Settings) -> None:
+    id = await submit(client, rows(10))
+    database = JobsDatabase(dsn=settings.postgres_dsn, password=None, pool_size=1)
+    await database.open()
+    chunks = Chunks(database, lease_seconds=30, redeliver_seconds=30)
+    hint = Hint(job=UUID(id), chunk=0, priority=1)
+    slow = await chunks.take(hint, is_redelivered=False)
+    assert slow is not None
+    assert await chunks.take(hint, is_redelivered=False) is None  # a message too many
+    fast = await chunks.take(hint, is_redelivered=True)  # the broker thinks that the first one is gone
+    assert fast is not None
+
+    with pytest.raises(Stale):
+        await chunks.settle(slow, [], [])
+    await chunks.settle(fast, [], [])
+    with pytest.raises(Stale):
+        await chunks.settle(fast, [], [])
+    assert (await job(client, id))["rows_done"] == 10
+    await database.close()
+
+
+async def test_a_job_is_cancelled_while_it_runs(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    some = rows(1000)
+    begun = asyncio.Event()
+
+    def run(batch: npt.NDArray[np.float32], real: Any) -> Any:
+        begun.set()
+        return real(batch)
+
+    with run_instead(shipped_models, run):
+        async with working(settings, *shipped_models):
+            id = await submit(client, some)
+            await begun.wait()
+            assert (await client.delete(f"/jobs/{id}")).status_code in (200, 409)
+            cancelled = await job(client, id)
+            other = await submit(client, rows(10, first=5000))
+            await ended(client, other)  # whatever was on its way has come to its end
+    now = await job(client, id)
+    assert now == cancelled
+    assert now["state"] == "cancelled"
+    assert 0 <= now["rows_done"] < 1000
+    assert len(logged(settings.postgres_dsn)) == now["rows_done"] + 10
+    assert len(await results(client, id)) == now["rows_done"]
+
+
+async def test_what_is_urgent_passes_by(client: httpx.AsyncClient, settings: Settings, shipped_models: Models) -> None:
+    low = await submit(client, rows(6000), priority="low")
+    async with working(settings, *shipped_models):
+
+        async def has_begun() -> bool:
+            return bool((await job(client, low))["rows_done"] > 0)
+
+        await eventually_async(has_begun)
+        high = await submit(client, rows(100, first=9000), priority="high")
+        assert (await ended(client, high))["state"] == "done"
+        assert (await job(client, low))["state"] == "running"
+        assert (await ended(client, low))["state"] == "done"
+
+
+async def test_a_small_job_need_not_wait_for_the_end_of_a_large_one(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    large = await submit(client, rows(10_000))
+    small = await submit(client, rows(50, first=20_000))
+    async with working(settings, *shipped_models):
+        assert (await ended(client, small))["state"] == "done"
+        assert (await job(client, large))["state"] == "running"
+
+
+async def test_a_worker_says_how_it_is_doing(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    async with working(settings, *shipped_models) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as it:
+
+        async def is_ready() -> bool:
+            return bool((await it.get("/health/ready")).status_code == 200)
+
+        await eventually_async(is_ready)
+        await ended(client, await submit(client, rows(250)))
+        assert (await it.get("/health/live")).json() == {"status": "ok"}
+        state = (await it.get("/health")).json()
+        assert state["status"] == "ok"
+        assert state["components"]["broker"] == {"status": "up"}
+        metrics = (await it.get("/metrics")).text
+        assert 'shoal_job_rows_total{outcome="answered"}' in metrics
+        assert "shoal_job_broker_up 1.0" in metrics
+        assert (await it.get("/nothing")).status_code == 404
+        assert (await it.post("/health")).status_code == 405
