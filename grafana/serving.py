@@ -490,6 +490,78 @@ LIMITS = (
     ),
 )
 
+JOBS = (
+    stat(
+        "Workers up",
+        "none",
+        "Workers of jobs that answered their last scrape. Without one, jobs are taken in and wait.",
+        'count(up{job="worker"} == 1) or vector(0)',
+        (None, RED),
+        (1, GREEN),
+    ),
+    stat(
+        "Rows waiting",
+        "short",
+        "Rows in chunks that no worker has taken yet, of all jobs that were accepted.",
+        'max(shoal_job_backlog_rows{job="worker"})',
+    ),
+    stat(
+        "Standing still for",
+        "s",
+        "Since the unfinished job that stands still for longest was accepted, or got on.",
+        'max(shoal_job_oldest_seconds{job="worker"})',
+        (None, GREEN),
+        (60, YELLOW),
+        (600, RED),
+    ),
+    stat(
+        "Rows of jobs",
+        ROWS_PER_SECOND,
+        "Rows of jobs settled a second, by all workers.",
+        f"sum({rate('shoal_job_rows_total')})",
+    ),
+    stat(
+        "Dead letters",
+        "none",
+        "Chunks that were given up, and are in the broker's dead-letter queue: see the runbook of JobChunksDead.",
+        'max(shoal_job_dead_letters{job="worker"})',
+        (None, GREEN),
+        (1, RED),
+    ),
+    stat(
+        "Broker",
+        "none",
+        "1 while every worker has the message broker.",
+        'min(shoal_job_broker_up{job="worker"})',
+        (None, RED),
+        (1, GREEN),
+    ),
+    lines(
+        "Chunks by state",
+        "none",
+        "Waiting, in a worker's hands, and given up. Waiting ones wait in Postgres, and few of them in the broker too.",
+        Query("state:shoal_job_backlog_chunks:max", "{{state}}"),
+    ),
+    lines(
+        "Chunks by outcome",
+        "suffix: chunks/s",
+        "done; retried after a failure; stale, when another worker had it by then; needless messages; dead ones.",
+        Query(f"sum by (outcome) ({rate('shoal_job_chunks_total')})", "{{outcome}}"),
+    ),
+    lines(
+        "A chunk takes",
+        "s",
+        "From taking a chunk to its commit: model, cache and log together.",
+        Query(mean("shoal_job_chunk_seconds", "job"), "mean"),
+    ),
+    lines(
+        "Callbacks",
+        "suffix: /s",
+        "Attempts to report the end of a job: delivered, failed and to be tried again, given up.",
+        Query(f"sum by (outcome) ({rate('shoal_job_callbacks_total')})", "{{outcome}}"),
+    ),
+)
+
 ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Is it answering?", ANSWERING),
     ("Is it fast?", FAST),
@@ -497,6 +569,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Does the cache work?", CACHE),
     ("What do the models do?", MODELS),
     ("Is every answer logged?", LOG),
+    ("Do jobs get on?", JOBS),
     ("How near is the limit?", LIMITS),
 )
 

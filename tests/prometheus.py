@@ -42,11 +42,11 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 class Prometheus(Server):
     """A Prometheus that scrapes the given replicas, as `make run` starts it."""
 
-    def __init__(self, folder: Path, *, port: int, replicas: list[str]) -> None:
-        """replicas: host:port of each."""
+    def __init__(self, folder: Path, *, port: int, replicas: list[str], workers: list[str]) -> None:
+        """replicas, workers: host:port of each."""
         self.url = f"http://127.0.0.1:{port}"
         tool("prometheus")  # where start looks for it
-        env = {"REPLICAS": ",".join(replicas), "PROMETHEUS_PORT": str(port)}
+        env = {"REPLICAS": ",".join(replicas), "JOB_WORKERS": ",".join(workers), "PROMETHEUS_PORT": str(port)}
         super().__init__([str(ROOT / "prometheus" / "start")], folder, ready=self._answers, env=env)
 
     def _answers(self) -> bool:

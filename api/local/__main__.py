@@ -83,7 +83,7 @@ class Launcher:
         """True once every replica can predict and nginx passes requests on; False when asked to stop before."""
         ports = [self.options.replica_port(number) for number in range(1, self.options.replicas + 1)]
         deadline = time.monotonic() + READY_SECONDS
-        for port in [*ports, self.options.port]:
+        for port in [*ports, self.options.worker_port, self.options.port]:
             while not _answers(f"http://127.0.0.1:{port}/health/ready"):
                 if self.interrupts:
                     return False

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from api.local import replica
+from api.local import replica, worker
 
 LOG_BYTES = 64 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
@@ -25,6 +25,7 @@ _libc = ctypes.CDLL(None)
 # What of a log is worth the terminal: warnings and worse, in the words of each server. Redis' are about the machine.
 _NOTABLE = {
     "api": re.compile(rb'"level":"[wec]'),
+    "worker": re.compile(rb'"level":"[wec]'),
     "nginx": re.compile(rb" \[(?:alert|emerg|crit|error)\] "),
     "postgres": re.compile(rb" (?:WARNING|ERROR|FATAL|PANIC): "),
     "prometheus": re.compile(rb"level=(?:WARN|ERROR|warn|error)"),
@@ -180,6 +181,16 @@ class Replica(Process):
             os.dup2(log, 2)
             os.environ.clear()
             os.environ.update(self.env)
-            replica.main()
+            self._main()
 
         return Forked(run)
+
+    def _main(self) -> None:
+        replica.main()
+
+
+class Worker(Replica):
+    """A worker of jobs, forked for the same reason."""
+
+    def _main(self) -> None:
+        worker.main()

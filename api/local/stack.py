@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from api.local.processes import Log, Process, Replica
+from api.local.processes import Log, Process, Replica, Worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -46,9 +46,15 @@ class Options:
         return self.port + number
 
     @property
+    def worker_port(self) -> int:
+        """Where the worker of jobs says how it is doing."""
+        return self.port + self.replicas + 1
+
+    @property
     def ports(self) -> dict[str, list[int]]:
         """The ports to be free, by the variable that moves them."""
-        ports = {"PORT": [self.port, *(self.replica_port(number) for number in range(1, self.replicas + 1))]}
+        replicas = (self.replica_port(number) for number in range(1, self.replicas + 1))
+        ports = {"PORT": [self.port, *replicas, self.worker_port]}
         if self.prometheus:
             ports["PROMETHEUS_PORT"] = [self.prometheus_port]
         return ports
@@ -133,6 +139,9 @@ def processes(options: Options) -> list[Process]:
                 for number, address in zip(replicas, addresses, strict=True):
                     env = {"REPLICA": str(number), "SHOAL_BIND": address}
                     made.append(_process(f"api.{number}", command, common | env, options, signal.SIGTERM, kind=Replica))
+            case "worker":
+                env = {"SHOAL_BIND": f"127.0.0.1:{options.worker_port}"}
+                made.append(_process(name, command, common | env, options, signal.SIGTERM, kind=Worker))
             case "nginx":
                 # Its order to finish what it has; SIGTERM would cut requests off.
                 made.append(_process(name, command, common | nginx, options, signal.SIGQUIT))
@@ -142,7 +151,11 @@ def processes(options: Options) -> list[Process]:
             case "prometheus" if not options.prometheus:
                 continue
             case _:
-                env = {"REPLICAS": ",".join(addresses), "PROMETHEUS_PORT": str(options.prometheus_port)}
+                env = {
+                    "REPLICAS": ",".join(addresses),
+                    "JOB_WORKERS": f"127.0.0.1:{options.worker_port}",
+                    "PROMETHEUS_PORT": str(options.prometheus_port),
+                }
                 made.append(_process(name, command, common | env, options, signal.SIGTERM))
     return made
 

@@ -21,7 +21,7 @@ DOCKERFILE = (ROOT / "api" / "Dockerfile").read_text()
 
 # Their images hold one program and no shell; Prometheus checks them from outside.
 WITHOUT_A_SHELL = {"nginx-exporter", "redis-exporter"}
-STORES = {"postgres", "redis", "prometheus", "grafana"}
+STORES = {"postgres", "redis", "rabbitmq", "prometheus", "grafana"}
 
 each_service = pytest.mark.parametrize("name", SERVICES)
 
@@ -49,7 +49,8 @@ def test_images_are_pinned(name: str) -> None:
 
 @each_service
 def test_a_service_shows_that_it_works(name: str) -> None:
-    if name == "api":
+    if name in {"api", "worker", "courier"}:
+        assert "healthcheck" not in SERVICES[name]
         assert re.search(r"^HEALTHCHECK .*\\\n\s+CMD .*/health/ready", DOCKERFILE, re.MULTILINE)
     elif name in WITHOUT_A_SHELL:
         assert "healthcheck" not in SERVICES[name]
@@ -81,7 +82,8 @@ def test_only_nginx_is_reached_from_outside_the_machine() -> None:
 def test_stores_and_replicas_are_on_the_internal_network_only() -> None:
     assert BASE["networks"]["backend"]["internal"] is True
     inside = {name for name, service in SERVICES.items() if service["networks"] == ["backend"]}
-    assert inside == set(SERVICES) - {"nginx", "prometheus", "grafana"}
+    # What runs models is inside; the courier, which runs none, must reach the outside.
+    assert inside == set(SERVICES) - {"nginx", "prometheus", "grafana", "courier"}
 
 
 def test_every_store_has_a_named_volume() -> None:
@@ -94,21 +96,21 @@ def test_every_setting_reaches_the_replicas() -> None:
     handed_on = set(SERVICES["api"]["environment"])
     settings = {f"SHOAL_{name.upper()}" for name in Settings.model_fields}
     # Decided by the image and compose.yaml: the port that others know, the volume, and passwords, which come as files.
-    fixed = {
-        "SHOAL_BIND",
-        "SHOAL_SPOOL_DIR",
-        "SHOAL_ADMIN_TOKEN_FILE",
-        "SHOAL_REDIS_PASSWORD",
-        "SHOAL_POSTGRES_PASSWORD",
-    }
+    passwords = {"SHOAL_REDIS_PASSWORD", "SHOAL_POSTGRES_PASSWORD", "SHOAL_BROKER_PASSWORD"}
+    fixed = {"SHOAL_BIND", "SHOAL_SPOOL_DIR", "SHOAL_ADMIN_TOKEN_FILE", *passwords}
     assert handed_on == settings - fixed
+    assert SERVICES["worker"]["environment"] == SERVICES["courier"]["environment"] == SERVICES["api"]["environment"]
 
 
 def test_no_default_is_said_twice() -> None:
     # A default here would win over the one in settings.py, and the two would drift apart. Where the stores are is not
     # a default: it is this file's to know.
     said = {name for name, value in SERVICES["api"]["environment"].items() if value is not None}
-    assert said == {"SHOAL_REDIS_URL", "SHOAL_POSTGRES_DSN"}
+    assert said == {"SHOAL_REDIS_URL", "SHOAL_POSTGRES_DSN", "SHOAL_BROKER_URL"}
+
+
+def test_workers_of_jobs_get_less_of_a_busy_cpu_than_replicas() -> None:
+    assert SERVICES["worker"]["cpu_shares"] * 8 <= SERVICES["api"].get("cpu_shares", 1024)
 
 
 def test_no_password_stands_in_a_file() -> None:

@@ -46,13 +46,13 @@ def test_prometheus_takes_the_configuration_and_its_rules() -> None:
 def test_prometheus_takes_what_start_makes_of_it_without_containers(tmp_path: Path) -> None:
     config = yaml.safe_load((PROMETHEUS / "prometheus.yaml").read_text())
 
-    made = without_containers(config, ["127.0.0.1:8081", "127.0.0.1:8082"], "127.0.0.1:9090")
+    made = without_containers(config, ["127.0.0.1:8081", "127.0.0.1:8082"], ["127.0.0.1:8090"], "127.0.0.1:9090")
 
     (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(made))
     check = promtool("check", "config", tmp_path / "prometheus.yaml")
     assert check.returncode == 0, check.stdout + check.stderr
     assert "2 rule files found" in check.stdout
-    assert {job["job_name"] for job in made["scrape_configs"]} == {"api", "prometheus"}
+    assert {job["job_name"] for job in made["scrape_configs"]} == {"api", "worker", "prometheus"}
 
 
 @pytest.mark.parametrize("tests", ["alerts_test.yaml", "recording_test.yaml"])

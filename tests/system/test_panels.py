@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,16 +11,28 @@ import pytest
 from grafana.check_panels import EXPORTED, failures, main
 from tests.load import Load
 from tests.prometheus import Prometheus
-from tests.servers import eventually, free_ports
+from tests.servers import JobWorker, eventually, free_ports
 from tests.stack import Stack
 
 WITHOUT_CONTAINERS = list(EXPORTED)  # exporters come as containers only; tests/system/compose asks for their panels
 
 
 @pytest.fixture(scope="module")
-def prometheus(stack: Stack, folders: Callable[[], Path]) -> Iterator[Prometheus]:
+def worker(stack: Stack, folders: Callable[[], Path]) -> Iterator[JobWorker]:
+    folder = folders()
+    worker = JobWorker(
+        folder, postgres_dsn=stack.postgres.dsn, redis_url=stack.redis.url, spool=stack.postgres.folder.parent / "spool"
+    )
+    worker.start()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def prometheus(stack: Stack, worker: JobWorker, folders: Callable[[], Path]) -> Iterator[Prometheus]:
     [port] = free_ports()
-    server = Prometheus(folders(), port=port, replicas=[replica.address for replica in stack.replicas])
+    replicas = [replica.address for replica in stack.replicas]
+    server = Prometheus(folders(), port=port, replicas=replicas, workers=[f"127.0.0.1:{worker.port}"])
     server.start()
     yield server
     server.close()
@@ -27,6 +40,10 @@ def prometheus(stack: Stack, folders: Callable[[], Path]) -> Iterator[Prometheus
 
 def test_every_panel_shows_something_under_load(stack: Stack, prometheus: Prometheus) -> None:
     def nothing_is_empty() -> bool:
+        job = http.client.HTTPConnection("127.0.0.1", stack.nginx.port, timeout=20)
+        job.request("POST", "/jobs", b"[39.1,18.7,181.0]", {"Content-Type": "application/x-ndjson"})
+        assert job.getresponse().status == 202
+        job.close()
         empty = failures(prometheus.url, without=WITHOUT_CONTAINERS)
         assert not empty, "\n".join(map(str, empty))
         return True
