@@ -1,5 +1,5 @@
 """From the command line: `python -m api export | check | digest` for models, `flush` for their cached answers,
-`keys` for those who may ask."""
+`jobs` for predictions of many rows, `keys` for those who may ask."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from dotenv import load_dotenv
 from pydantic import ValidationError
 
+from api import job_commands
 from api.access.admin_token import read_token
 from api.access.command import add_keys
 from api.models.manifest import Manifest, VersionManifest
@@ -39,6 +40,7 @@ examples:
   python -m api export iris:retrained --name iris --default     # the next version, the same manifest
   python -m api check
   python -m api flush iris
+  python -m api jobs submit flowers.csv --model iris --watch
   python -m api keys add alice
 """
 
@@ -99,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--token-file", type=Path, default=token, metavar="FILE", help="with the admin token (default: %(default)s)"
     )
     flush.set_defaults(run=_flush)
+    job_commands.add(commands)
     add_keys(commands, Settings().keys_file)
     return parser
 
