@@ -195,12 +195,11 @@ def test_jobs_that_are_taken_in_while_the_broker_is_away_run_when_it_is_back(sta
 
 
 def test_a_broker_that_is_killed_while_a_job_runs_costs_no_row(stack: JobStack) -> None:
-    rows = some_rows(2 * ROWS)
+    rows = some_rows()
     id = stack.submit(rows)
-    for rows_done in (1, ROWS):
-        stack.under_way(id, rows_done)
-        stack.broker.kill()
-        stack.broker.start()
+    stack.under_way(id)
+    stack.broker.kill()
+    stack.broker.start()
     stack.done(id)
     stack.assert_answered_once(id, rows)
 
