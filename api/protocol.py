@@ -218,6 +218,12 @@ class PredictionProtocol(HttpToolsProtocol):
         else:
             self._idle_timer = self.loop.call_later(left, self._close_if_idle)
 
+    def shutdown(self) -> None:
+        """uvicorn begins to stop. What is watched goes on for longer than it waits, and can be watched from elsewhere."""
+        if (replica := self.app_state.get("replica")) is not None:
+            replica.jobs.progress.stop()
+        super().shutdown()
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self.exchange is not None:
             exchange, self.exchange = self.exchange, None

@@ -56,6 +56,24 @@ class Page(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
+class Job(msgspec.Struct, frozen=True):
+    """How far a job is, as much of it as a client goes by."""
+
+    id: UUID
+    state: str
+    finished_at: str | None
+
+
+class JobAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of one row of a job; one that failed has other fields, and is no answer."""
+
+    row: int
+    id: UUID
+    prediction: int
+    label: str
+    confidence: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
 class Checker:
     """Compares answers with the question and with earlier ones. One for all users of a process."""
 
@@ -111,6 +129,16 @@ def logged(body: bytes, answer: SingleAnswer, request_id: str) -> str:
     row = msgspec.json.decode(body, type=LoggedAnswer)
     same = (row.id, row.model, row.version, row.request_id) == (answer.id, answer.model, answer.version, request_id)
     return "" if same and _agree(row, answer) else "the log holds another answer than was given"
+
+
+def job_answers(body: bytes, rows: int) -> str:
+    """Whether each row of a job has its answer, in their order.
+
+    Raises:
+        msgspec.DecodeError: something else than an answer is among them.
+    """
+    found = msgspec.json.decode(b"[%b]" % b",".join(body.splitlines()), type=list[JobAnswer])
+    return "" if [answer.row for answer in found] == list(range(rows)) else "rows of the job have no answer"
 
 
 def page(body: bytes, model: Model, rows: int) -> str:

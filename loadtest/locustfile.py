@@ -26,16 +26,18 @@ from locust.env import Environment
 from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from loadtest import verdict
-from loadtest.answers import Checker, SingleAnswer, logged, page
+from loadtest.answers import Checker, Job, SingleAnswer, job_answers, logged, page
 from loadtest.outcome import give_verdict
 from loadtest.payloads import MODELS, SEED, Model, batch, single
 from loadtest.ramp import Ramp
-from loadtest.scenarios import BATCH_ROWS, SCENARIOS, Traffic, other
+from loadtest.scenarios import BATCH_ROWS, JOB_ROWS, SCENARIOS, Traffic, other
 from loadtest.tally import label_shares, tiered
 
 # The top of the ladder of waits: above nginx's proxy_read_timeout (15 s), so that its answer comes first.
 CLIENT_TIMEOUT_SECONDS = 20
 PAGE_ROWS = 20
+JOB_SECONDS = 60  # in which a job is to be done, whatever else runs
+JOB_LOOK_SECONDS = 0.25
 
 # Locust's tables as wide as our names, with the tail that its defaults round off; charts that show a run of 30 s.
 stats.STATS_AUTORESIZE = False
@@ -90,6 +92,8 @@ class Visitor(FastHttpUser):
                 self.read_page(model)
             case "lookup":
                 self.look_up(model)
+            case "job":
+                self.run_job(model)
 
     def predict(self, model: Model) -> tuple[SingleAnswer, str] | None:
         """The answer and the request id it was asked under; None if there was none, or a wrong one."""
@@ -125,6 +129,25 @@ class Visitor(FastHttpUser):
                 name="/predictions/{id}",
             )
 
+    def run_job(self, model: Model) -> None:
+        """Asks for many rows, looks at the job until it has ended, and reads every answer."""
+        rows = [self.traffic.rows[model.name].draw(self.numbers).row for _ in range(JOB_ROWS)]
+        jobs: list[Job] = []
+
+        def keep(body: bytes, _: str | None) -> str:
+            jobs.append(msgspec.json.decode(body, type=Job))
+            return ""
+
+        if not self.send("POST", f"/jobs?model={model.name}", keep, body=batch(rows), name="/jobs", status=202):
+            return
+        path = f"/jobs/{jobs[0].id}"
+        give_up = time.monotonic() + JOB_SECONDS
+        while jobs[-1].finished_at is None and time.monotonic() < give_up:
+            gevent.sleep(JOB_LOOK_SECONDS)
+            if not self.send("GET", path, keep, name="/jobs/{id}"):
+                return
+        self.send("GET", f"{path}/results", lambda body, _: job_answers(body, JOB_ROWS), name="/jobs/{id}/results")
+
     def read_page(self, model: Model) -> None:
         path = f"/predictions?model={model.name}&limit={PAGE_ROWS}"
         self.send("GET", path, lambda body, _: page(body, model, PAGE_ROWS), name="/predictions")
@@ -137,12 +160,14 @@ class Visitor(FastHttpUser):
         *,
         body: bytes | None = None,
         name: str | None = None,
+        status: int = 200,
     ) -> str:
         """Sends a request and counts its answer under its name and tier, as a failure if it is a wrong one.
 
         Args:
             check: takes the body and X-Cache; says what is wrong, or an empty string.
             name: for the statistics; the path if None.
+            status: that an answer has.
         Returns:
             The request id, or an empty string if it failed.
         """
@@ -153,7 +178,7 @@ class Visitor(FastHttpUser):
         # Annotated as str, but handed on as it is: bytes are not encoded once more.
         data = cast("str | None", body)
         with self.client.request(method, path, name=name, data=data, headers=headers, catch_response=True) as response:
-            wrong = _refusal(response, request_id)
+            wrong = _refusal(response, request_id, status)
             if not wrong:
                 tier = _header(response, "X-Cache")
                 if tier is not None:
@@ -167,11 +192,11 @@ class Visitor(FastHttpUser):
         return "" if wrong else request_id
 
 
-def _refusal(response: ResponseContextManager, request_id: str) -> str:
-    """Why there is no answer to check, or an empty string: it must be a 200, and to this request."""
+def _refusal(response: ResponseContextManager, request_id: str, status: int) -> str:
+    """Why there is no answer to check, or an empty string: it must have that status, and be to this request."""
     if response.status_code == 0:
         return f"no answer: {type(getattr(response, 'error', None)).__name__}"
-    if response.status_code != 200:
+    if response.status_code != status:
         return f"{response.status_code} {_problem(response.content)}"
     if _header(response, "X-Request-Id") != request_id:
         return "X-Request-Id is not the one that was sent"

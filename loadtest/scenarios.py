@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 
 from loadtest.payloads import DIGITS, HOT_ROWS, PENGUINS, ZIPF_ROWS, Model, pool, unique_keys, zipf
 
-Kind = Literal["single", "batch", "other", "page", "lookup"]
+Kind = Literal["single", "batch", "other", "page", "lookup", "job"]
 BATCH_ROWS = (4, 32)
+JOB_ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ SCENARIOS = {
         "zipf",
         # page: the newest predictions. lookup: the one just answered, which must be in the log.
         {"single": 70, "batch": 10, "other": 10, "page": 2, "lookup": 8},
+    ),
+    "jobs": Scenario(
+        f"zipf singles, and jobs of {JOB_ROWS} rows that are watched until every row is answered",
+        "zipf",
+        {"single": 99, "job": 1},
     ),
     "ramp": Scenario("zipf, with the users in steps that double: where is the knee?", "zipf", ramp=True),
 }

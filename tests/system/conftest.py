@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import JobWorker
 from tests.stack import Stack
 
 
@@ -18,3 +19,15 @@ def stack(folders: Callable[[], Path]) -> Iterator[Stack]:
         yield stack
     finally:
         stack.close()
+
+
+@pytest.fixture(scope="module")
+def job_worker(stack: Stack, folders: Callable[[], Path]) -> Iterator[JobWorker]:
+    """A worker of jobs beside it."""
+    folder = folders()
+    worker = JobWorker(folder, postgres_dsn=stack.postgres.dsn, redis_url=stack.redis.url, spool=folder / "spool")
+    try:
+        worker.start()
+        yield worker
+    finally:
+        worker.close()

@@ -5,22 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers import ROOT, JobWorker
 from tests.stack import Stack
-
-
-@pytest.fixture(scope="module")
-def worker(stack: Stack, folders: Callable[[], Path]) -> Iterator[JobWorker]:
-    folder = folders()
-    worker = JobWorker(folder, postgres_dsn=stack.postgres.dsn, redis_url=stack.redis.url, spool=folder / "spool")
-    worker.start()
-    yield worker
-    worker.close()
 
 
 def run(stack: Stack, *arguments: str | Path, rows: bytes | None = None) -> subprocess.CompletedProcess[str]:
@@ -37,7 +27,7 @@ def run(stack: Stack, *arguments: str | Path, rows: bytes | None = None) -> subp
     return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def test_rows_are_submitted_watched_and_answered(stack: Stack, worker: JobWorker, tmp_path: Path) -> None:
+def test_rows_are_submitted_watched_and_answered(stack: Stack, job_worker: JobWorker, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("bill_length_mm,bill_depth_mm,flipper_length_mm\n" + "39.1,18.7,181.0\n46.5,17.9,192.0\n" * 2000)
 
@@ -57,7 +47,7 @@ def test_rows_are_submitted_watched_and_answered(stack: Stack, worker: JobWorker
     assert (again.returncode, again.stderr) == (2, "error: 409: the job is done already\n")
 
 
-def test_the_same_key_is_the_same_job(stack: Stack, worker: JobWorker, tmp_path: Path) -> None:
+def test_the_same_key_is_the_same_job(stack: Stack, job_worker: JobWorker, tmp_path: Path) -> None:
     file = tmp_path / "rows.ndjson"
     file.write_text("[39.1,18.7,181.0]\n")
     first, second = [run(stack, "submit", file, "--key", "the-same") for _ in range(2)]

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from loadtest.verdict import OBJECTIVES
-from tests.servers import ROOT, Nginx, free_ports
+from tests.servers import ROOT, JobWorker, Nginx, free_ports
 from tests.stack import Stack
 
 
@@ -55,11 +55,12 @@ def logged(stack: Stack, ended: subprocess.CompletedProcess[str], what: str) -> 
         ("hot", "penguins", []),
         ("zipf", "digits", []),
         ("mixed", "penguins", ["--processes", "2"]),
+        ("jobs", "penguins", []),
         ("ramp", "penguins", []),
     ],
 )
 def test_a_good_stack_keeps_its_objectives(
-    stack: Stack, objectives: Path, tmp_path: Path, scenario: str, model: str, more: list[str]
+    stack: Stack, job_worker: JobWorker, objectives: Path, tmp_path: Path, scenario: str, model: str, more: list[str]
 ) -> None:
     page = tmp_path / "report.html"
     arguments = ["--scenario", scenario, "--model", model, "--users", "8", "--duration", "5s"]

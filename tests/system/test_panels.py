@@ -18,21 +18,10 @@ WITHOUT_CONTAINERS = list(EXPORTED)  # exporters come as containers only; tests/
 
 
 @pytest.fixture(scope="module")
-def worker(stack: Stack, folders: Callable[[], Path]) -> Iterator[JobWorker]:
-    folder = folders()
-    worker = JobWorker(
-        folder, postgres_dsn=stack.postgres.dsn, redis_url=stack.redis.url, spool=stack.postgres.folder.parent / "spool"
-    )
-    worker.start()
-    yield worker
-    worker.close()
-
-
-@pytest.fixture(scope="module")
-def prometheus(stack: Stack, worker: JobWorker, folders: Callable[[], Path]) -> Iterator[Prometheus]:
+def prometheus(stack: Stack, job_worker: JobWorker, folders: Callable[[], Path]) -> Iterator[Prometheus]:
     [port] = free_ports()
     replicas = [replica.address for replica in stack.replicas]
-    server = Prometheus(folders(), port=port, replicas=replicas, workers=[f"127.0.0.1:{worker.port}"])
+    server = Prometheus(folders(), port=port, replicas=replicas, workers=[f"127.0.0.1:{job_worker.port}"])
     server.start()
     yield server
     server.close()

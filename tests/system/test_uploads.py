@@ -1,4 +1,4 @@
-"""Uploads of jobs through nginx: long ones, and wrong ones."""
+"""Jobs through nginx without anybody who answers them: long uploads, wrong ones, and long waits."""
 
 from __future__ import annotations
 
@@ -57,3 +57,21 @@ def test_an_upload_of_a_million_rows_is_not_held_in_memory(stack: Stack) -> None
     print(f"{len(lines)} bytes in {time.monotonic() - started:.1f} s, {(most[0] - before) / 1e6:.1f} MB more memory")
     assert most[0] - before < 24e6, "of an upload of 21 MB, whose rows are ten times that as objects"
     assert ask(stack, "DELETE", f"/jobs/{job['id']}")[0] == 200
+
+
+def test_who_watches_a_job_does_not_hold_up_a_stop(stack: Stack) -> None:
+    status, answer = ask(stack, "POST", "/jobs", b"[39.1,18.7,181.0]\n")
+    assert status == 202, answer
+    replica = stack.replicas[0]
+    watching = http.client.HTTPConnection("127.0.0.1", replica.port, timeout=20)
+    watching.request("GET", f"/jobs/{json.loads(answer)['id']}/events")
+    events = watching.getresponse()
+    assert events.readline() == b"retry: 1000\n"
+
+    began = time.monotonic()
+    assert replica.stop() == 0
+
+    assert time.monotonic() - began < 10, "far below the drain (20 s)"
+    assert events.read().endswith(b"\n\n")
+    watching.close()
+    replica.start()

@@ -78,7 +78,8 @@ async def called_back(client: httpx.AsyncClient, settings: Settings, id: str, at
         callback: dict[str, Any] = (await job(client, id))["callback"]
         if len(callback["deliveries"]) >= attempts:
             return callback
-        hurry(settings)
+        # In a thread: who holds the lock on that row runs on this one's loop.
+        await asyncio.to_thread(hurry, settings)
         return None
 
     found: dict[str, Any] = await eventually_async(done, within_seconds=30)

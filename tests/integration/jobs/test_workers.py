@@ -43,15 +43,20 @@ def settings(settings: Settings, broker: Redis | RabbitMq) -> Settings:
 
 
 @contextmanager
-def run_instead(models: Models, run: Any) -> Iterator[None]:
-    """The default model runs this instead, for workers that are opened inside."""
+def run_before(models: Models, run: Any) -> Iterator[None]:
+    """The default model has this before each batch, which is float32 (rows, 3); for workers opened inside."""
     program: Any = models[1]["penguins", "2"]
-    real = program.run
-    program.run = lambda batch: run(batch, real)
+    real = program.stage
+
+    def stage(batch: list[bytes]) -> Any:
+        run(np.frombuffer(b"".join(batch), dtype=np.float32).reshape(len(batch), 3))
+        return real(batch)
+
+    program.stage = stage
     try:
         yield
     finally:
-        del program.run
+        del program.stage
 
 
 async def test_every_row_is_answered_in_order_and_logged_once(
@@ -113,13 +118,12 @@ async def test_a_poisonous_row_fails_alone_and_is_reported_by_its_index(
     some = rows(250)
     poison = {17: some[17], 249: some[249]}
 
-    def run(batch: npt.NDArray[np.float32], real: Any) -> Any:
+    def run(batch: npt.NDArray[np.float32]) -> None:
         if any(np.isclose(batch[:, 0], row[0], rtol=0, atol=2e-5).any() for row in poison.values()):
             raise RuntimeError("poisoned")
-        return real(batch)
 
     id = await submit(client, some)
-    with run_instead(shipped_models, run):
+    with run_before(shipped_models, run):
         async with working(settings, *shipped_models):
             state = await ended(client, id)
 
@@ -214,11 +218,10 @@ async def test_a_job_is_cancelled_while_it_runs(
     some = rows(1000)
     begun = asyncio.Event()
 
-    def run(batch: npt.NDArray[np.float32], real: Any) -> Any:
+    def run(batch: npt.NDArray[np.float32]) -> None:
         begun.set()
-        return real(batch)
 
-    with run_instead(shipped_models, run):
+    with run_before(shipped_models, run):
         async with working(settings, *shipped_models):
             id = await submit(client, some)
             await begun.wait()
@@ -232,6 +235,26 @@ async def test_a_job_is_cancelled_while_it_runs(
     assert 0 <= now["rows_done"] < 1000
     assert len(logged(settings.postgres_dsn)) == now["rows_done"] + 10
     assert len(await results(client, id)) == now["rows_done"]
+
+
+async def test_a_job_is_watched_to_its_end(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    id = await submit(client, rows(500))
+    events: list[tuple[str, dict[str, Any]]] = []
+    async with client.stream("GET", f"/jobs/{id}/events") as stream, working(settings, *shipped_models):
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        name = ""
+        async for line in stream.aiter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                events.append((name, json.loads(line.removeprefix("data: "))))
+    assert [name for name, _ in events] == ["progress"] * (len(events) - 1) + ["end"]
+    assert events[0][1]["state"] == "queued"
+    assert (events[-1][1]["state"], events[-1][1]["rows_done"]) == ("done", 500)
+    done = [job["rows_done"] for _, job in events]
+    assert done == sorted(done)
 
 
 async def test_what_is_urgent_passes_by(client: httpx.AsyncClient, settings: Settings, shipped_models: Models) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from loadtest.answers import Checker, SingleAnswer, logged, page
+from loadtest.answers import Checker, SingleAnswer, job_answers, logged, page
 from loadtest.payloads import PENGUINS
 
 ID = "019ac3a0-0000-7000-8000-000000000001"
@@ -142,3 +142,18 @@ def test_a_page_holds_what_was_asked_for_newest_first() -> None:
     assert "not sorted" in check(in_the_log(), in_the_log(id=later))
     assert "not asked for" in check(in_the_log(model="digits"))
     assert "not asked for" in check(in_the_log(), in_the_log(), in_the_log())
+
+
+def job_line(row: int) -> bytes:
+    return (
+        b'{"row":%d,"id":"01a20abb-82e9-7aa5-9208-7c5fb02a369a","prediction":0,"label":"Adelie","confidence":0.9}\n'
+        % row
+    )
+
+
+def test_every_row_of_a_job_has_its_answer_in_order() -> None:
+    assert job_answers(job_line(0) + job_line(1), 2) == ""
+    for wrong in (job_line(0), job_line(1) + job_line(0), job_line(0) + job_line(0)):
+        assert job_answers(wrong, 2) != ""
+    with pytest.raises(msgspec.DecodeError):
+        job_answers(b'{"row":0,"error":"model-failed","detail":"x"}\n', 1)

@@ -1,0 +1,63 @@
+"""p99 of single predictions, new rows at a steady pace, with nothing beside them and with a job beside them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+import threading
+import time
+
+from loadtest.jobs.client import ask, job, ndjson, rows, submit
+from loadtest.jobs.stack import Running
+
+_CLIENTS = 8
+
+
+def alone(stack: Running, seconds: float, per_second: float) -> float:
+    return _p99(stack.port, seconds, per_second)
+
+
+def beside_a_job(stack: Running, seconds: float, per_second: float) -> float:
+    """The job runs before the first request is sent and after the last."""
+    id = submit(stack.port, ndjson(1_000_000, f"beside {time.time_ns()}"), "?priority=low")
+    while not job(stack.port, id)["rows_done"]:
+        time.sleep(0.1)
+    p99 = _p99(stack.port, seconds, per_second)
+    state = job(stack.port, id)
+    if state["state"] != "running":
+        raise RuntimeError(f"the job was over before the measurement: {state}")
+    ask(stack.port, "DELETE", f"/jobs/{id}")
+    return p99
+
+
+def _p99(port: int, seconds: float, per_second: float) -> float:
+    """In seconds. Each request is sent when it is due, late ones at once, and timed from when it was due: a server that
+    stalls does not get fewer requests for it (no coordinated omission)."""
+    taken: list[float] = []
+    lock = threading.Lock()
+    begun = time.monotonic() + 0.2
+
+    def client(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        mine = []
+        for index, row in enumerate(rows(int(seconds * per_second / _CLIENTS), f"{time.time_ns()} {number}")):
+            due = begun + (index * _CLIENTS + number) / per_second
+            time.sleep(max(0, due - time.monotonic()))
+            connection.request("POST", "/predict", json.dumps({"features": row}), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise RuntimeError(f"a prediction was answered with {answer.status}")
+            mine.append(time.monotonic() - due)
+        with lock:
+            taken.extend(mine)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(_CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if len(taken) < int(seconds * per_second / _CLIENTS) * _CLIENTS:
+        raise RuntimeError("predictions failed")
+    return statistics.quantiles(taken, n=100)[98]
