@@ -219,7 +219,7 @@ class PredictionProtocol(HttpToolsProtocol):
             self._idle_timer = self.loop.call_later(left, self._close_if_idle)
 
     def shutdown(self) -> None:
-        """uvicorn begins to stop. What is watched goes on for longer than it waits, and can be watched from elsewhere."""
+        """uvicorn begins to stop. A job is watched for longer than it waits, and can be watched from elsewhere."""
         if (replica := self.app_state.get("replica")) is not None:
             replica.jobs.progress.stop()
         super().shutdown()

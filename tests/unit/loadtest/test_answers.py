@@ -145,10 +145,7 @@ def test_a_page_holds_what_was_asked_for_newest_first() -> None:
 
 
 def job_line(row: int) -> bytes:
-    return (
-        b'{"row":%d,"id":"01a20abb-82e9-7aa5-9208-7c5fb02a369a","prediction":0,"label":"Adelie","confidence":0.9}\n'
-        % row
-    )
+    return b'{"row":%d,"id":"%b","prediction":0,"label":"Adelie","confidence":0.9}\n' % (row, ID.encode())
 
 
 def test_every_row_of_a_job_has_its_answer_in_order() -> None:
