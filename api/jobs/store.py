@@ -168,19 +168,21 @@ class Store:
 
     # --- changing -----------------------------------------------------------------------------------------------------
     async def cancel(self, id: UUID) -> Row:
-        """Returns once no further row of it will be answered. Raises UnknownJob, JobFinished."""
+        """Returns once no further row of it will be answered. Of a failed one, gives up what was given up: it is not
+        counted any more. Raises UnknownJob, JobFinished."""
         async with self.transaction() as connection:
             # The chunks first, then the job: as those who commit a chunk do, else we could wait for each other.
             await connection.execute(
                 "UPDATE job_chunks SET state = 'cancelled', input = NULL WHERE (job_id, number) IN"
                 " (SELECT job_id, number FROM job_chunks WHERE job_id = %s"
-                " AND state IN ('ready', 'published', 'running') ORDER BY number FOR UPDATE)",
+                " AND state IN ('ready', 'published', 'running', 'dead') ORDER BY number FOR UPDATE)",
                 (id,),
             )
             cursor = await connection.execute(
-                "UPDATE jobs SET state = 'cancelled', finished_at = now(), chunks_left = 0,"
-                " callback_state = CASE WHEN callback_url IS NULL THEN NULL ELSE 'due' END, callback_due_at = now()"
-                " WHERE id = %s AND state IN ('queued', 'running')",
+                "UPDATE jobs SET state = 'cancelled', finished_at = coalesce(finished_at, now()), chunks_left = 0,"
+                " callback_state = CASE WHEN state = 'failed' THEN callback_state"  # it was reported then
+                "  WHEN callback_url IS NOT NULL THEN 'due' END,"
+                " callback_due_at = now() WHERE id = %s AND state IN ('queued', 'running', 'failed')",
                 (id,),
             )
             row = await _one(connection, id)

@@ -115,9 +115,12 @@ def test_bodies_are_limited_alike() -> None:
 def test_postgres_takes_every_connection_that_the_replicas_may_open() -> None:
     configuration = (ROOT / "db" / "postgresql.conf").read_text()
     [most] = re.findall(r"^max_connections = (\d+)", configuration, re.MULTILINE)
-    connections = (setting("postgres_pool_size") + 1) * setting("workers")  # the one more follows flushes
-    # Ten replicas by default, and some left for the exporter and for people.
-    assert int(most) >= 10 * connections + 10
+    log, jobs = setting("postgres_pool_size") + 1, setting("job_pool_size")  # the one more follows flushes
+    connections = (log + jobs) * setting("workers")
+    # A worker of jobs has all that once, and for each lane one, two more, and one that listens.
+    worker = log + jobs + setting("job_lanes") + 3
+    # Ten replicas by default with a worker, and some left for the exporter and for people.
+    assert int(most) >= 10 * connections + worker + 10
 
 
 def test_the_readme_has_the_same_ladder() -> None:

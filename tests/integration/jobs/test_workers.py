@@ -171,6 +171,27 @@ async def test_a_chunk_that_nobody_can_answer_ends_among_the_dead_letters_and_ca
     assert (await client.post(f"/jobs/{id}/requeue")).status_code == 409
 
 
+async def test_a_failed_job_that_is_cancelled_is_not_counted_any_more(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    once = settings.model_copy(update={"job_max_attempts": 1})
+    async with working(once, *shipped_models), make_broker(once).session() as session:
+        id = await submit(client, rows(150))
+        with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
+            connection.execute("UPDATE job_chunks SET input = 'broken', attempts_left = 1 WHERE number = 1")
+        if (await ended(client, id))["state"] == "done":
+            pytest.fail("the chunk was answered before it could be broken")
+        await eventually_async(session.dead_letters)
+        assert (await client.delete(f"/jobs/{id}")).json()["state"] == "cancelled"
+
+        async def is_gone() -> bool:
+            return not await session.dead_letters()
+
+        await eventually_async(is_gone)
+    assert (await job(client, id))["dead_chunks"] == []
+    assert len(await results(client, id)) == 100
+
+
 async def test_messages_that_come_twice_or_never_change_nothing(
     client: httpx.AsyncClient, settings: Settings, shipped_models: Models
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,14 @@ from tests.load import Load
 from tests.servers import ROOT, eventually
 
 # The port of each variable in .env.example.
-PORTS = {"HTTP_PORT": 80, "DEV_PORT": 8000, "PROMETHEUS_PORT": 9090, "GRAFANA_PORT": 3000, "HTTPS_PORT": 443}
+PORTS = {
+    "HTTP_PORT": 80,
+    "DEV_PORT": 8000,
+    "PROMETHEUS_PORT": 9090,
+    "GRAFANA_PORT": 3000,
+    "RABBITMQ_PORT": 15672,
+    "HTTPS_PORT": 443,
+}
 
 
 class Stack:
@@ -69,6 +77,19 @@ class Stack:
 
     def load(self, **options: Any) -> Load:
         return Load("127.0.0.1", self.ports["HTTP_PORT"], **options)
+
+    def job(self, rows: int, key: str = "none") -> str:
+        """Submits a job of so many rows. Gives its id."""
+        lines = f"for i in range({rows}): print(f'{{i % 97}}.5,18.7,{{i}}.25')"
+        return self.shell(f'{sys.executable} -c "{lines}" | {self._jobs(key)} submit - --format csv').strip()
+
+    def watch(self, job: str, key: str = "none") -> str:
+        """Returns when it is done, and what was said of it."""
+        return self.shell(f"{self._jobs(key)} watch {job} 2>&1").strip()
+
+    def _jobs(self, key: str) -> str:
+        url = f"http://127.0.0.1:{self.ports['HTTP_PORT']}"
+        return f"{sys.executable} -m api jobs --url {url} --header 'X-API-Key: {key}'"
 
     # --- containers ---------------------------------------------------------------------------------------------------
     def containers(self, service: str = "") -> list[str]:

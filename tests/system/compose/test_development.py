@@ -28,6 +28,9 @@ SERVICES = [
     "prometheus",
     "redis",
     "redis-exporter",
+    "rabbitmq",
+    "worker",
+    "courier",
 ]
 # Their images have no shell to run a check in; Prometheus checks them.
 WITHOUT_A_CHECK = {"nginx-exporter", "redis-exporter"}
@@ -138,7 +141,7 @@ def test_the_world_is_out_of_reach_for_a_replica(stack: Stack) -> None:
 
 
 def test_prometheus_sees_every_part(stack: Stack) -> None:
-    jobs = {"api", "nginx", "redis", "postgres", "prometheus"}
+    jobs = {"api", "worker", "courier", "nginx", "redis", "postgres", "prometheus"}
     eventually(lambda: stack.metric("min by (job) (up)") == dict.fromkeys(jobs, 1.0), within_seconds=30)
     eventually(lambda: stack.metric("count by (job) (up{job='api'})") == {"api": 3.0}, within_seconds=30)
     # An exporter that runs may have nothing to export.
@@ -151,6 +154,7 @@ def test_every_panel_of_the_dashboard_shows_something_under_load(stack: Stack) -
     prometheus = f"http://127.0.0.1:{stack.ports['PROMETHEUS_PORT']}"
 
     def complete() -> bool:
+        stack.job(rows=10)
         empty = failures(prometheus)
         assert not empty, "\n".join(str(failure) for failure in empty)
         return True
@@ -158,6 +162,20 @@ def test_every_panel_of_the_dashboard_shows_something_under_load(stack: Stack) -
     with stack.load():
         # A rate needs two scrapes, and a recording rule its rate.
         eventually(complete, within_seconds=90, because="no panel is empty")
+
+
+def test_jobs_survive_their_broker_and_are_shared_by_two_workers(stack: Stack) -> None:
+    stack.shell("docker compose kill rabbitmq")
+    job = stack.job(rows=100_000)
+    stack.shell("docker compose up --detach --wait --no-recreate --scale api=3 --scale worker=2", within_seconds=300)
+    assert stack.watch(job) == "done: 100000 of 100000 rows"
+    # Both had a part in a second one, and where each gets less of a busy CPU than a replica.
+    assert stack.watch(stack.job(rows=200_000)) == "done: 200000 of 200000 rows"
+    workers = stack.containers("worker")
+    assert [stack.inspect(worker)["HostConfig"]["CpuShares"] for worker in workers] == [128, 128]
+    done = "sum by (instance) (shoal_job_rows_total{job='worker', outcome='answered'})"
+    eventually(lambda: len([rows for rows in stack.metric(done).values() if rows]) == 2, within_seconds=30)
+    stack.shell("docker compose up --detach --wait --no-recreate --scale api=3 --scale worker=1")
 
 
 def test_nginx_finds_five_replicas_without_a_reload(stack: Stack) -> None:

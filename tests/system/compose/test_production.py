@@ -51,6 +51,12 @@ def test_the_stores_let_nobody_in_without_a_password(production: Stack) -> None:
             )
 
 
+def test_a_job_gets_by_the_password_of_the_broker(production: Stack, key: str) -> None:
+    assert production.watch(production.job(rows=5000, key=key), key=key) == "done: 5000 of 5000 rows"
+    users = production.shell("docker compose exec -T rabbitmq rabbitmqctl -q list_users")
+    assert [line.split()[0] for line in users.splitlines()[1:]] == ["shoal"]  # and no guest
+
+
 def test_https_is_spoken_when_there_is_a_certificate(production: Stack, key: str) -> None:
     certificate = production.environment["TLS_DIR"] + "/tls.crt"
     url = f"https://localhost:{production.ports['HTTPS_PORT']}/predict"
@@ -107,8 +113,9 @@ def test_what_is_for_those_inside_is_out_of_reach_with_every_secret(production: 
 
 def test_no_secret_is_seen_from_outside_a_container_or_in_an_answer(production: Stack, key: str) -> None:
     folder = production.environment["SECRETS_DIR"]
-    secrets = [*production.shell(f"cat {folder}/*_password {folder}/admin_token").split(), key]
-    assert len(secrets) == 5
+    files = f"{folder}/*_password {folder}/admin_token {folder}/callback_secret"
+    secrets = [*production.shell(f"cat {files}").split(), key]
+    assert len(secrets) == 7
     seen = ""
     for container in production.containers():
         seen += json.dumps(production.inspect(container)) + production.shell(f"docker top {container} -eo pid,args")
