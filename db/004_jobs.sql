@@ -98,7 +98,7 @@ COMMENT ON COLUMN job_chunks.turn IS
     'chunks lets smaller ones that come later pass, but not for ever.';
 COMMENT ON COLUMN job_chunks.due_at IS
     'ready: not to be published before. published, running: when it counts as lost, and is ready again.';
-COMMENT ON COLUMN job_chunks.input IS 'Its rows, JSON lists separated by commas; null once they are settled.';
+COMMENT ON COLUMN job_chunks.input IS 'Its rows, packed: api/jobs/packing.py; null once they are settled.';
 COMMENT ON COLUMN job_chunks.errors IS 'Rows on which the model failed: a list of {row, type, detail}.';
 COMMENT ON COLUMN job_chunks.last_error IS 'Why the last attempt failed.';
 

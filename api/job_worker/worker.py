@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from functools import cache
 from typing import Any
 
 from api import __version__, lifespan
-from api.flights import Served
 from api.job_worker.priority import give_way
 from api.job_worker.status import status_pages
 from api.job_worker.upkeep import Upkeep
@@ -24,7 +23,6 @@ from api.lifespan import Programs
 from api.models.repository import Repository
 from api.prediction_log.link import end
 from api.replica import Replica
-from api.rows import RowDecoder
 from api.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -56,15 +54,16 @@ async def work(settings: Settings, repository: Repository, programs: Programs, s
     relay = Relay(chunks, most_out=settings.job_lanes * _WAITING_FOR_EACH_LANE)
     broker = make_broker(settings)
     async with AsyncExitStack() as stack:
-        # The cache, the models and the log, which also brings the schema up to date.
-        state = await stack.enter_async_context(lifespan.open_replica(settings, repository, programs))
+        # The cache, the models and the log, which also brings the schema up to date. Nobody knocks here with a key.
+        without_keys = settings.model_copy(update={"keys_file": None})
+        state = await stack.enter_async_context(lifespan.open_replica(without_keys, repository, programs))
         replica = state["replica"]
         await database.open()
         stack.push_async_callback(database.close)
         consumer = Consumer(
             broker,
             chunks,
-            Answerer(replica.predictor, _resolver(replica, settings)),
+            Answerer(replica.predictor, replica.resolve),
             relay,
             lanes=settings.job_lanes,
             retry_seconds=settings.job_retry_seconds,
@@ -79,6 +78,7 @@ async def work(settings: Settings, repository: Repository, programs: Programs, s
         for name, run in (("listen", relay.listen(settings.postgres_dsn, password)), ("upkeep", upkeep.run())):
             stack.push_async_callback(end, asyncio.create_task(run, name=f"jobs: {name}"))
         await stack.enter_async_context(status_pages(settings.bind, lambda: _state(replica, consumer)))
+        _look_for_garbage_less_often()
         give_way(settings.job_nice)
         logger.info("ready for jobs")
         await _run(consumer, stop, drain_seconds=settings.drain_seconds)
@@ -97,13 +97,11 @@ async def _run(consumer: Consumer, stop: asyncio.Event, *, drain_seconds: float)
     await asyncio.gather(running, return_exceptions=bool(late))
 
 
-def _resolver(replica: Replica, settings: Settings) -> Callable[[str, str], tuple[Served, RowDecoder]]:
-    @cache
-    def resolve(model: str, version: str) -> tuple[Served, RowDecoder]:
-        chosen = replica.repository.resolve(model, version)
-        return replica.resolve(model, version), RowDecoder(chosen.input_shape, max_rows=settings.job_max_rows)
-
-    return resolve
+def _look_for_garbage_less_often() -> None:
+    """As replicas do, see gunicorn.conf.py: what was loaded stays, and rows come and go by the thousand."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _state(replica: Replica, consumer: Consumer) -> Mapping[str, Any]:

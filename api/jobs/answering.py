@@ -11,8 +11,9 @@ from api.errors import ModelFailed, Overloaded
 from api.flights import Served
 from api.jobs.chunks import Taken
 from api.jobs.job import first_row_id, unix_ms_of
+from api.jobs.packing import unpack
 from api.predictor import Predictor, log_rows
-from api.rows import Row, RowDecoder
+from api.rows import Row
 
 _SLICE_ROWS = 512  # asked for together: some batches of a model, and one trip to Redis
 _ROOM_SECONDS = 0.02  # between looks whether a model has room again
@@ -26,14 +27,14 @@ class Answered(NamedTuple):
 
 
 class Answerer:
-    def __init__(self, predictor: Predictor, resolve: Callable[[str, str], tuple[Served, RowDecoder]]) -> None:
-        """resolve: a version of a model, and a decoder of its chunks. Raises UnknownModel, UnknownVersion."""
+    def __init__(self, predictor: Predictor, resolve: Callable[[str, str], Served]) -> None:
+        """resolve: a version of a model. Raises UnknownModel, UnknownVersion."""
         self._predictor = predictor
         self._resolve = resolve
 
     async def answer(self, chunk: Taken) -> Answered:
-        served, decoder = self._resolve(chunk.model, chunk.version)
-        rows = decoder.many(b'{"instances":[%b]}' % chunk.input)
+        served = self._resolve(chunk.model, chunk.version)
+        rows = unpack(chunk.input)
         first_id = first_row_id(chunk.job) + chunk.first_row
         predictions: list[bytes] = []
         errors: list[dict[str, Any]] = []

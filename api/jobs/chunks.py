@@ -29,6 +29,11 @@ _SETTLED = (
     " WHERE id = %(job)s AND state IN ('queued', 'running')"
 )
 
+_LATER_UNLESS_LAST = (
+    " RETURNING set_config('synchronous_commit',"
+    " CASE WHEN chunks_left > 0 THEN 'off' ELSE current_setting('synchronous_commit') END, true)"
+)
+
 
 class Taken(NamedTuple):
     """A chunk that is this worker's to answer, until its lease ends."""

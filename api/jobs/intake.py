@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from api.errors import BodyTooLarge, InvalidRequest, InvalidRows, ServingError, TooManyRows
 from api.jobs.formats import Format
 from api.jobs.job import NewJob
+from api.jobs.packing import pack
 from api.jobs.store import ChunkToAdd, Store
 from api.rows import Row, RowDecoder
 
@@ -45,8 +46,8 @@ class Intake:
         self._digest = hashlib.sha256(parameters)
         self._body_bytes = 0
         self._rows = 0  # checked so far
-        self._texts: list[bytes] = []  # of the chunk that is being filled
-        self._texts_bytes = 0
+        self._filling: list[Row] = []  # the chunk
+        self._filling_bytes = 0
         self._first_row = 0  # of that chunk
         self._chunks = 0
         self._is_created = False
@@ -105,10 +106,10 @@ class Intake:
                 raise TooManyRows(f"expected at most {self._limits.rows} rows in a job, got more")
             checked = check(self._decode, some, self._rows)
             self._rows += len(some)
-            for text in checked:
-                self._texts.append(text)
-                self._texts_bytes += len(text)
-                is_full = len(self._texts) == self._limits.chunk_rows or self._texts_bytes > _MAX_CHUNK_BYTES
+            for row in checked:
+                self._filling.append(row)
+                self._filling_bytes += len(row.canonical) + len(row.text)
+                is_full = len(self._filling) == self._limits.chunk_rows or self._filling_bytes > _MAX_CHUNK_BYTES
                 if is_full and not await self._flush():
                     return False
             # As long as this took, others may run: an upload takes half of a replica's time at most.
@@ -121,8 +122,8 @@ class Intake:
                 return False
             await self._store.add(connection, self._job, self._chunk())
         self._is_created = True
-        self._first_row += len(self._texts)
-        self._texts, self._texts_bytes = [], 0
+        self._first_row += len(self._filling)
+        self._filling, self._filling_bytes = [], 0
         self._chunks += 1
         return True
 
@@ -134,24 +135,24 @@ class Intake:
             if not self._is_created and not await self._store.create(connection, self._job):
                 return False
             chunks = self._chunks
-            if self._texts:
+            if self._filling:
                 await self._store.add(connection, self._job, self._chunk())
                 chunks += 1
             await self._store.accept(connection, self._job, chunks, self._digest.digest())
         return True
 
     def _chunk(self) -> ChunkToAdd:
-        return ChunkToAdd(self._chunks, self._first_row, len(self._texts), b",".join(self._texts))
+        return ChunkToAdd(self._chunks, self._first_row, len(self._filling), pack(self._filling))
 
 
-def check(decode: Callable[[bytes], list[Row]], texts: list[bytes], first: int) -> list[bytes]:
+def check(decode: Callable[[bytes], list[Row]], texts: list[bytes], first: int) -> list[Row]:
     """The rows as they are to be kept. Raises InvalidRows, which names the first that does not fit by its index."""
     brackets = texts[0].count(b"[")
     try:
         rows = decode(b'{"instances":[%b]}' % b",".join(texts))
         # Together they may be well formed where one by one they are not: `[1,2` and `3]`.
         if len(rows) == len(texts) and all(text[:1] == b"[" and text.count(b"[") == brackets for text in texts):
-            return [row.text for row in rows]
+            return rows
     except (InvalidRequest, InvalidRows):
         pass
     for index, text in enumerate(texts, first):

@@ -217,6 +217,16 @@ def test_postgres_that_is_killed_while_a_job_runs_costs_no_row(stack: JobStack) 
     stack.assert_answered_once(id, rows)
 
 
+def test_a_job_that_is_done_stays_done_though_postgres_is_killed_at_once(stack: JobStack) -> None:
+    rows = some_rows()
+    id = stack.submit(rows)
+    stack.done(id)
+    stack.postgres.kill()  # what it had committed, and not yet written, is gone
+    stack.postgres.start()
+    assert eventually(lambda: stack.job(id))["state"] == "done"
+    stack.assert_answered_once(id, rows)
+
+
 def test_messages_that_a_broker_loses_are_published_again(stack: JobStack) -> None:
     rows = some_rows()
     id = stack.submit(rows)

@@ -11,6 +11,7 @@ import httpx
 import psycopg
 import pytest
 
+from api.jobs.packing import unpack
 from api.lifespan import Programs
 from api.models.repository import Repository
 from api.settings import Settings
@@ -58,10 +59,10 @@ async def test_a_job_is_taken_in_whatever_form_it_comes(
     assert (state["model"], state["version"]) == ("penguins", "2")
     with psycopg.connect(settings.postgres_dsn) as connection:
         chunks = connection.execute(
-            "SELECT first_row, rows, convert_from(input, 'utf8') FROM job_chunks WHERE state = 'ready' ORDER BY number"
+            "SELECT first_row, rows, input FROM job_chunks WHERE state = 'ready' ORDER BY number"
         ).fetchall()
     assert [chunk[:2] for chunk in chunks] == [(0, 100), (100, 100), (200, 50)]
-    assert [row for chunk in chunks for row in json.loads(f"[{chunk[2]}]")] == rows(250)
+    assert [json.loads(row.text) for chunk in chunks for row in unpack(chunk[2])] == rows(250)
 
 
 @pytest.mark.parametrize(
