@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from api import problems
@@ -43,8 +44,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return _reply(request, problems.NOT_FOUND, f"there is no {request.url.path}; see /docs")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = _allowed(request)
         response = _reply(request, problems.METHOD_NOT_ALLOWED, f"expected {allowed}, got {request.method}")
         response.headers["allow"] = allowed
         return response
     raise error  # nothing here raises another; the envelope answers it as a bug
+
+
+def _allowed(request: Request) -> str:
+    """The methods of the path. What Starlette gives are those of the first of its routes, and it may have several."""
+    path = request.scope["path"]
+    of_path = (
+        route.methods
+        for route in iter_route_contexts(request.app.routes)
+        if route.methods and route.path_regex.match(path)
+    )
+    return ", ".join(sorted(set().union(*of_path)))

@@ -209,11 +209,21 @@ async def test_a_path_may_be_spelled_with_percent_signs(client: httpx.AsyncClien
         assert (await client.post(path, json={"features": ROW})).status_code == 200, path
 
 
-async def test_another_method_is_refused_with_the_right_one(client: httpx.AsyncClient) -> None:
-    response = await client.get("/predict")
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/predict", "POST"),
+        ("PUT", "/jobs", "GET, POST"),  # of two routes
+        ("PATCH", "/jobs/01890a5d-ac96-774b-bcce-b302099a8057", "DELETE, GET"),
+    ],
+)
+async def test_another_method_is_refused_with_the_right_ones(
+    client: httpx.AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    response = await client.request(method, path)
 
-    assert_problem(response, 405, "method-not-allowed", "expected POST, got GET")
-    assert response.headers["allow"] == "POST"
+    assert_problem(response, 405, "method-not-allowed", f"expected {allowed}, got {method}")
+    assert response.headers["allow"] == allowed
 
 
 async def test_a_request_that_is_cut_off_as_the_replica_stops_gets_a_problem_and_is_counted() -> None:
