@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect
 
 from api.context import RequestContext
@@ -20,7 +21,7 @@ from api.replies import ClientLeft
 from api.routes.parameters import JobId
 from api.routes.responses import problem_responses
 from api.rows import RowDecoder
-from api.schemas import JobDetails, JobPage, JobPageParameters, JobParameters, JobProgress, ResultsParameters
+from api.schemas import Features, JobDetails, JobPage, JobPageParameters, JobParameters, JobProgress, ResultsParameters
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -30,28 +31,53 @@ _FORMATS = {
     "application/x-ndjson": "A row a line, or `{\"features\": row}`.",
     "text/csv": "A row a line; the first may name the columns.",
 }  # fmt: skip
-_ROW_SCHEMA: dict[str, Any] = {"type": "array", "items": {}}
+_ROWS = {"type": "array", "minItems": 1, "items": TypeAdapter(Features).json_schema()}
 _BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "application/json": {
             "schema": {
-                "type": "object",
-                "properties": {"instances": {"type": "array", "items": _ROW_SCHEMA}},
-                "required": ["instances"],
+                "anyOf": [
+                    {
+                        "type": "object",
+                        "properties": {"instances": _ROWS},
+                        "required": ["instances"],
+                        "additionalProperties": False,
+                    },
+                    _ROWS,
+                ]
             },
             "example": {"instances": [[39.1, 18.7, 181.0], [46.5, 17.9, 192.0]]},
         },
-        "application/x-ndjson": {"schema": {"type": "string"}, "example": "[39.1, 18.7, 181.0]\n[46.5, 17.9, 192.0]\n"},
-        "text/csv": {"schema": {"type": "string"}, "example": "39.1,18.7,181.0\n46.5,17.9,192.0\n"},
+        "application/x-ndjson": {
+            "schema": {"type": "string", "minLength": 1},
+            "example": "[39.1, 18.7, 181.0]\n[46.5, 17.9, 192.0]\n",
+        },
+        "text/csv": {
+            "schema": {"type": "string", "minLength": 1},
+            "example": "39.1,18.7,181.0\n46.5,17.9,192.0\n",
+        },
     },
+}
+
+
+def _link(method: str, path: str, description: str) -> dict[str, Any]:
+    """From the answer that has a new job's id to what may be asked of it."""
+    reference = f"#/paths/{path.replace('/', '~1')}/{method}"
+    return {"operationRef": reference, "parameters": {"id": "$response.body#/id"}, "description": description}
+
+
+_LINKS = {
+    "progress": _link("get", "/jobs/{id}", "How far it is."),
+    "results": _link("get", "/jobs/{id}/results", "Its answers, once it has ended."),
+    "cancelling": _link("delete", "/jobs/{id}", "Cancels it."),
 }
 
 
 @router.post(
     "",
     status_code=202,
-    responses=problem_responses(400, 404, 409, 413, 415, 422, 500, 503),
+    responses=problem_responses(400, 404, 409, 413, 415, 422, 500, 503) | {202: {"links": _LINKS}},
     openapi_extra={"requestBody": _BODY},
 )
 async def submit_job(

@@ -63,6 +63,7 @@ class Fuzzed:
         self.stack.start()
         self._environment = {
             **os.environ,
+            "SCHEMATHESIS_HOOKS": str(HERE / "serializers.py"),
             "FUZZ_KEY": self._key,
             "FUZZ_ADMIN_TOKEN": (self._replica.folder / "admin_token").read_text().strip(),
         }
