@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _AGAIN_SECONDS = 0.5  # between tries while the broker or Postgres is away
+_HANG_UP_SECONDS = 5  # for taking leave of the broker
 
 
 class Consumer:
@@ -66,7 +67,7 @@ class Consumer:
                     group.create_task(self._work(lane), name=f"jobs: lane {lane}")
         finally:
             await self._give_back()
-            await end(connected)
+            await end(connected, again_seconds=_HANG_UP_SECONDS)
 
     # --- the broker ---------------------------------------------------------------------------------------------------
     async def _keep_connected(self) -> None:

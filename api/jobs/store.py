@@ -132,6 +132,8 @@ class Store:
     async def get(self, id: UUID) -> Row:
         """With `errors`, `dead` and `callbacks`, lists of what there is of each. Raises UnknownJob."""
         async with self.transaction() as connection:
+            # All of it as it was at one moment: else an attempt may be seen without what came of it.
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             row = await _one(connection, id)
             for name, query in (
                 ("errors", _ERRORS), ("dead", _DEAD), ("callbacks", _CALLBACKS), ("attempts", _ATTEMPTS),

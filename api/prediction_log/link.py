@@ -175,15 +175,17 @@ class Link:
             self._reported = reason
 
 
-async def end(task: asyncio.Task[None]) -> None:
+async def end(task: asyncio.Task[None], *, again_seconds: float = 0.1) -> None:
     """Cancel a task and wait until it has ended.
 
     More than once if need be: a cancellation is lost when what is interrupted fails in its own way, as a statement of
     psycopg's may, and is then taken for an ordinary failure.
+
+    again_seconds: between two of them. Longer than the task needs to clean up, which the second would break off.
     """
     while not task.done():
         task.cancel()
-        await asyncio.wait({task}, timeout=0.1)
+        await asyncio.wait({task}, timeout=again_seconds)
 
 
 async def _commit_known(wire: Wire, batches: dict[int, Sequence[bytes]]) -> dict[int, str]:
