@@ -58,8 +58,9 @@ def test_one_admin_token_opens_all_its_replicas(launcher: Launcher, capsys: pyte
     for number in (1, 2):
         address = f"127.0.0.1:{launcher.port + number}"
         assert main(["flush", "penguins", "--replica", address, "--token-file", str(token)]) == 0
+        # Two of each replica, and the worker of jobs.
         assert (
-            capsys.readouterr().out == "flushed all versions of penguins: 4 workers left its answers behind, 0 hang\n"
+            capsys.readouterr().out == "flushed all versions of penguins: 5 workers left its answers behind, 0 hang\n"
         )
 
 

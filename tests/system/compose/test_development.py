@@ -121,7 +121,7 @@ def test_nothing_can_be_written_into_a_container(stack: Stack, tmp_path: Path) -
 
 def test_a_replica_has_an_admin_token_of_its_own_and_the_command_finds_it(stack: Stack) -> None:
     said = stack.shell("docker compose exec -T api python -m api flush penguins")
-    assert said == "flushed all versions of penguins: 6 workers left its answers behind, 0 hang\n"
+    assert said == "flushed all versions of penguins: 7 workers left its answers behind, 0 hang\n"
     tokens = set()
     for replica in stack.containers("api"):
         assert stack.shell(f"docker exec {replica} stat -c %a /run/shoal/admin_token").strip() == "600"
