@@ -159,6 +159,9 @@ JOB_CHUNK_SECONDS = Histogram(
     "From taking a chunk to its commit.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
+JOB_PAUSE_SECONDS = Counter(
+    "shoal_job_pause_seconds", "Time that the worker did nothing, to leave it to single predictions."
+)
 JOB_BACKLOG_CHUNKS = Gauge(
     "shoal_job_backlog_chunks",
     "Chunks of all jobs, the same seen by each worker. state: waiting, running, dead.",

@@ -170,6 +170,10 @@ class Settings(BaseSettings):
     job_nice: int = Field(15, ge=0, le=19)
     """Niceness of a worker of jobs: under full load it gets the less of a CPU, so that replicas keep their latency."""
 
+    job_share: float = Field(0.25, gt=0, le=1)
+    """Share of its time that a worker of jobs works while single predictions are asked for, which would else wait for
+    what it has Postgres write; the rest of it are pauses of some milliseconds. 1: it takes none."""
+
     callback_secret: SecretStr | None = Field(None, min_length=16)
     """Key of the signature on callbacks, 16 characters at least. None: jobs with a callback are refused."""
 

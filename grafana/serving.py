@@ -555,6 +555,12 @@ JOBS = (
         Query(mean("shoal_job_chunk_seconds", "job"), "mean"),
     ),
     lines(
+        "Left to predictions",
+        "percentunit",
+        "Share of their time in which workers pause, because single predictions are asked for: see SHOAL_JOB_SHARE.",
+        Query(f"avg({rate('shoal_job_pause_seconds_total')})", "pauses"),
+    ),
+    lines(
         "Callbacks",
         "suffix: /s",
         "Attempts to report the end of a job: delivered, failed and to be tried again, given up.",

@@ -18,6 +18,7 @@ from api.jobs.brokers import Broker, open_broker
 from api.jobs.chunks import Chunks
 from api.jobs.consumer import Consumer
 from api.jobs.database import Database
+from api.jobs.pace import Pace
 from api.jobs.relay import Relay
 from api.lifespan import Programs
 from api.models.repository import Repository
@@ -51,6 +52,7 @@ async def work(settings: Settings, repository: Repository, programs: Programs, s
     chunks = Chunks(
         database, lease_seconds=settings.job_lease_seconds, redeliver_seconds=settings.job_redeliver_seconds
     )
+    pace = Pace(share=settings.job_share, predictions_come=chunks.predictions_come)
     relay = Relay(chunks, most_out=settings.job_lanes * _WAITING_FOR_EACH_LANE)
     broker = make_broker(settings)
     async with AsyncExitStack() as stack:
@@ -63,8 +65,9 @@ async def work(settings: Settings, repository: Repository, programs: Programs, s
         consumer = Consumer(
             broker,
             chunks,
-            Answerer(replica.predictor, replica.resolve),
+            Answerer(replica.predictor, replica.resolve, pace),
             relay,
+            pace,
             lanes=settings.job_lanes,
             retry_seconds=settings.job_retry_seconds,
         )

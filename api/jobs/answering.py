@@ -11,6 +11,7 @@ from api.errors import ModelFailed, Overloaded
 from api.flights import Served
 from api.jobs.chunks import Taken
 from api.jobs.job import first_row_id, unix_ms_of
+from api.jobs.pace import Pace
 from api.jobs.packing import unpack
 from api.predictor import Predictor, log_rows
 from api.rows import Row
@@ -27,21 +28,24 @@ class Answered(NamedTuple):
 
 
 class Answerer:
-    def __init__(self, predictor: Predictor, resolve: Callable[[str, str], Served]) -> None:
+    def __init__(self, predictor: Predictor, resolve: Callable[[str, str], Served], pace: Pace) -> None:
         """resolve: a version of a model. Raises UnknownModel, UnknownVersion."""
         self._predictor = predictor
         self._resolve = resolve
+        self._pace = pace
 
     async def answer(self, chunk: Taken) -> Answered:
         served = self._resolve(chunk.model, chunk.version)
         rows = unpack(chunk.input)
-        first_id = first_row_id(chunk.job) + chunk.first_row
+        next_id = first_row_id(chunk.job) + chunk.first_row
         predictions: list[bytes] = []
         errors: list[dict[str, Any]] = []
-        for at in range(0, len(rows), _SLICE_ROWS):
-            packed, failed = await self._answer(served, rows[at : at + _SLICE_ROWS], chunk, first_id + at)
+        async for some in self._pace.pieces(rows, _SLICE_ROWS):
+            async with self._pace.piece():
+                packed, failed = await self._answer(served, some, chunk, next_id)
             predictions += packed
             errors += failed
+            next_id += len(some)
             await asyncio.sleep(0)  # whoever else runs here gets a turn
         return Answered(predictions, errors)
 

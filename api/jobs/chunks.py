@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from api.jobs.database import Connection, Database
 from api.jobs.job import Hint
+from api.jobs.pace import Pace
 from api.jobs.store import CHANNEL
 from api.prediction_log import statements
 
@@ -29,9 +30,15 @@ _SETTLED = (
     " WHERE id = %(job)s AND state IN ('queued', 'running')"
 )
 
-_LATER_UNLESS_LAST = (
-    " RETURNING set_config('synchronous_commit',"
-    " CASE WHEN chunks_left > 0 THEN 'off' ELSE current_setting('synchronous_commit') END, true)"
+# The end of a job is durable when it is told, and with it all that was committed before.
+_DURABLE_IF_LAST = (
+    " RETURNING CASE WHEN chunks_left = 0 THEN set_config('synchronous_commit', 'on', true) END AS durable"
+)
+
+# See prediction_log/link.py: its name, and its one statement. clock_timestamp, as now() is the transaction's beginning.
+_PREDICTIONS_COME = (
+    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'shoal'"
+    " AND query LIKE %s AND state_change > clock_timestamp() - interval '1 s') AS come"
 )
 
 
@@ -78,7 +85,9 @@ class Chunks:
         self._redeliver_seconds = redeliver_seconds
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
-        return self._database.transaction()
+        """For what may be forgotten: who has which chunk, and what was published. It is then found to be lost, and done
+        again. The ends of jobs may not: see `settle` and `fail`."""
+        return self._database.transaction(waits_for_disk=False)
 
     # --- publishing ---------------------------------------------------------------------------------------------------
     async def ready(self, connection: Connection, most_out: int) -> list[Hint]:
@@ -170,7 +179,9 @@ class Chunks:
                 ),
             )  # fmt: skip
 
-    async def settle(self, taken: Taken, predictions: Sequence[bytes], errors: Sequence[dict[str, Any]]) -> None:
+    async def settle(
+        self, taken: Taken, predictions: Sequence[bytes], errors: Sequence[dict[str, Any]], pace: Pace
+    ) -> None:
         """Writes the rows' predictions, packed, and that the chunk is done: all or nothing. Raises Stale."""
         async with self.transaction() as connection:
             cursor = await connection.execute(
@@ -180,11 +191,14 @@ class Chunks:
             )
             if cursor.rowcount != 1:
                 raise Stale
-            if predictions:
-                async with connection.cursor().copy(statements.COPY) as copy:
-                    await copy.write(statements.copy_data(predictions))
+            async for some in pace.pieces(predictions, len(predictions)):
+                async with pace.piece(), connection.cursor().copy(statements.COPY) as copy:
+                    await copy.write(statements.copy_data(some))
             # Last, as all workers of a job wait for one another here.
-            await connection.execute(_SETTLED, {"rows": taken.rows, "failed": len(errors), "dead": 0, "job": taken.job})
+            await connection.execute(
+                _SETTLED + _DURABLE_IF_LAST,
+                {"rows": taken.rows, "failed": len(errors), "dead": 0, "job": taken.job},
+            )
 
     async def fail(self, taken: Taken, reason: str, *, retry_seconds: float) -> bool:
         """Notes that an attempt failed: another one follows after a while, or the chunk is given up. Whether it is."""
@@ -196,7 +210,9 @@ class Chunks:
                 ("dead" if is_dead else "ready", reason, retry_seconds, taken.job, taken.number, taken.attempt),
             )
             if is_dead and cursor.rowcount == 1:
-                await connection.execute(_SETTLED, {"rows": 0, "failed": 0, "dead": 1, "job": taken.job})
+                await connection.execute(
+                    _SETTLED + _DURABLE_IF_LAST, {"rows": 0, "failed": 0, "dead": 1, "job": taken.job}
+                )
         return is_dead
 
     async def release(self, taken: Taken) -> None:
@@ -218,6 +234,17 @@ class Chunks:
                 ([hint.job for hint in hints], [hint.chunk for hint in hints]),
             )
             return {(row["job_id"], row["number"]) for row in await cursor.fetchall()}
+
+    async def predictions_come(self) -> bool:
+        """Whether replicas have written predictions to the log in the last second.
+
+        It is the connections of their logs that show it, so that replicas need not tell anybody, and no request waits
+        for it; rows of jobs are written by connections of another name.
+        """
+        async with self.transaction() as connection:
+            cursor = await connection.execute(_PREDICTIONS_COME, (f"{statements.COPY.decode()}%",))
+            row = await cursor.fetchone()
+        return bool(row and row["come"])
 
     # --- looking after ------------------------------------------------------------------------------------------------
     async def backlog(self) -> Backlog:

@@ -20,6 +20,7 @@ from api.errors import JobsUnavailable
 from api.jobs.answering import Answerer
 from api.jobs.brokers import Broker, BrokerAway, Delivery, Session
 from api.jobs.chunks import Chunks, Stale, Taken
+from api.jobs.pace import Pace
 from api.jobs.relay import Relay
 from api.prediction_log.link import end
 
@@ -32,7 +33,15 @@ _HANG_UP_SECONDS = 5  # for taking leave of the broker
 
 class Consumer:
     def __init__(
-        self, broker: Broker, chunks: Chunks, answerer: Answerer, relay: Relay, *, lanes: int, retry_seconds: float
+        self,
+        broker: Broker,
+        chunks: Chunks,
+        answerer: Answerer,
+        relay: Relay,
+        pace: Pace,
+        *,
+        lanes: int,
+        retry_seconds: float,
     ) -> None:
         """
         Args:
@@ -43,6 +52,7 @@ class Consumer:
         self._chunks = chunks
         self._answerer = answerer
         self._relay = relay
+        self._pace = pace
         self._lanes = lanes
         self._retry_seconds = retry_seconds
         self._waiting: list[tuple[int, int, Session, Delivery]] = []  # a heap, the most urgent first
@@ -154,7 +164,7 @@ class Consumer:
         begun = time.monotonic()
         try:
             answered = await self._answerer.answer(taken)
-            await self._insist(lambda: self._chunks.settle(taken, answered.predictions, answered.errors))
+            await self._insist(lambda: self._chunks.settle(taken, *answered, self._pace))
         except Stale:
             metrics.JOB_CHUNKS_STALE.inc()
             return False

@@ -18,9 +18,7 @@ DAYS = 90  # that predictions are kept: SHOAL_LOG_RETENTION_DAYS
 _TTL_SECONDS = 3600  # SHOAL_CACHE_TTL_SECONDS
 _CHUNK = 50_000
 _HASH_BYTES = 20  # of a key
-# Segments of the write-ahead log that lie there to be used again: min_wal_size in db/postgresql.conf. A new Postgres
-# makes each as it comes to it, 16 MB of zeroes, for which everybody waits some 50 ms: that is its age, not its rows.
-_SEGMENTS = 16
+_SEGMENTS = 16  # min_wal_size in db/postgresql.conf
 
 # A row for each day, in the default partition, from where the schema's own function gives each day a partition.
 _DAY = """
@@ -55,9 +53,15 @@ def predictions(stores: Stores, rows: int, *, today: bool = False) -> None:
         connection.execute("SELECT ensure_prediction_partitions(0, %s)", [DAYS])
         connection.execute(_ROWS, [rows, rows, 0 if today else days])
         connection.execute("VACUUM (ANALYZE) predictions")
-        for _ in range(_SEGMENTS):
-            connection.execute("SELECT pg_logical_emit_message(false, 'bench', ''), pg_switch_wal()")
-        connection.execute("CHECKPOINT")
+        write_ahead_log(connection, _SEGMENTS)
+
+
+def write_ahead_log(connection: psycopg.Connection[tuple[object, ...]], segments: int) -> None:
+    """Segments of it that lie there to be used again. A new Postgres makes each as it comes to it, 16 MB of zeroes, for
+    which everybody waits some 50 ms: that is its age, not its rows. connection: in autocommit mode."""
+    for _ in range(segments):
+        connection.execute("SELECT pg_logical_emit_message(false, 'bench', ''), pg_switch_wal()")
+    connection.execute("CHECKPOINT")
 
 
 def answers(stores: Stores, keys: int, *, unlimited: bool = True) -> None:

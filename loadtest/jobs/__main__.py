@@ -37,6 +37,7 @@ def main() -> int:
             missed |= job / loop < THROUGHPUT_BAR
     if "latency" in wanted:
         with running(options.port) as stack:
+            latency.prepare(stack)
             latency.alone(stack, options.seconds / 2, options.per_second)  # warms up what is not warm yet
             without, beside = [], []
             for _ in range(options.rounds):

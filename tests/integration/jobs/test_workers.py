@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -14,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 import pytest
+from prometheus_client import REGISTRY
 
 from api.job_worker.worker import make_broker
 from api.jobs.chunks import Chunks, Stale
 from api.jobs.database import Database as JobsDatabase
 from api.jobs.job import Hint
+from api.jobs.pace import Pace
 from api.lifespan import Programs
 from api.models.repository import Repository
+from api.prediction_log.link import end
 from api.settings import Settings
 from tests.integration.jobs.conftest import (
     assert_answered_once,
@@ -215,6 +219,7 @@ async def test_who_was_overtaken_writes_nothing(client: httpx.AsyncClient, setti
     database = JobsDatabase(dsn=settings.postgres_dsn, password=None, pool_size=1)
     await database.open()
     chunks = Chunks(database, lease_seconds=30, redeliver_seconds=30)
+    pace = Pace(share=1, predictions_come=chunks.predictions_come)
     hint = Hint(job=UUID(id), chunk=0, priority=1)
     slow = await chunks.take(hint, is_redelivered=False)
     assert slow is not None
@@ -223,10 +228,10 @@ async def test_who_was_overtaken_writes_nothing(client: httpx.AsyncClient, setti
     assert fast is not None
 
     with pytest.raises(Stale):
-        await chunks.settle(slow, [], [])
-    await chunks.settle(fast, [], [])
+        await chunks.settle(slow, [], [], pace)
+    await chunks.settle(fast, [], [], pace)
     with pytest.raises(Stale):
-        await chunks.settle(fast, [], [])
+        await chunks.settle(fast, [], [], pace)
     assert (await job(client, id))["rows_done"] == 10
     await database.close()
 
@@ -319,3 +324,46 @@ async def test_a_worker_says_how_it_is_doing(
         assert "shoal_job_broker_up 1.0" in metrics
         assert (await it.get("/nothing")).status_code == 404
         assert (await it.post("/health")).status_code == 405
+
+
+async def test_predictions_are_seen_to_come_and_rows_of_jobs_are_not_taken_for_them(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    database = JobsDatabase(dsn=settings.postgres_dsn, password=None, pool_size=1)
+    await database.open()
+    chunks = Chunks(database, lease_seconds=30, redeliver_seconds=30)
+    async with working(settings, *shipped_models):
+        await ended(client, await submit(client, rows(250)))
+    assert not await chunks.predictions_come()
+
+    assert (await client.post("/predict", json={"features": [39.1, 18.7, 181.0]})).status_code == 200
+
+    assert await chunks.predictions_come()
+    await eventually_async(lambda: _not(chunks.predictions_come()))  # a second later
+    await database.close()
+
+
+async def _not(answer: Awaitable[bool]) -> bool:
+    return not await answer
+
+
+async def test_a_job_is_answered_with_pauses_while_predictions_come(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    def pauses() -> float:
+        return REGISTRY.get_sample_value("shoal_job_pause_seconds_total") or 0
+
+    async def predict() -> None:
+        for index in itertools.count():
+            await client.post("/predict", json={"features": [39.1, 18.7, 181.0 + index % 50]})
+
+    async with working(settings, *shipped_models):
+        before = pauses()
+        await ended(client, await submit(client, rows(1000)))
+        assert pauses() == before
+        predicting = asyncio.create_task(predict())
+        id = await submit(client, rows(3000, first=20_000))
+        assert (await ended(client, id))["state"] == "done"
+        await end(predicting)
+        assert pauses() > before
+    assert [answer["row"] for answer in await results(client, id)] == list(range(3000))
