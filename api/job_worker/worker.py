@@ -28,6 +28,9 @@ from api.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# Beyond any SHOAL_JOB_MAX_ATTEMPTS: a chunk is given up in Postgres first, where the reason can be seen. Not reckoned
+# from it, as a queue of RabbitMQ keeps the limit that it was made with, and refuses who asks for another one.
+_MOST_DELIVERIES = 102
 _WAITING_FOR_EACH_LANE = 8  # chunks in the broker, beyond those in hand
 
 
@@ -39,8 +42,7 @@ def make_broker(settings: Settings) -> Broker:
         url,
         password=password.get_secret_value() if password else None,
         prefetch=settings.job_prefetch,
-        # Beyond our own: a chunk is given up in Postgres first, where the reason can be seen.
-        max_deliveries=settings.job_max_attempts + 2,
+        max_deliveries=_MOST_DELIVERIES,
         idle_seconds=settings.job_lease_seconds,
     )
 

@@ -111,9 +111,9 @@ class Consumer:
             # They come again; what is being answered goes on, and finds out at its end whether it was for nothing.
             self._waiting = [entry for entry in self._waiting if entry[2] is not session]
             heapq.heapify(self._waiting)
-        for task in both:
-            if not task.cancelled():
-                task.result()  # raises what ended it
+        for error in [task.exception() for task in both if not task.cancelled()]:
+            if error is not None:
+                raise error  # what ended it
 
     async def _receive(self, session: Session) -> None:
         async for delivery in session.deliveries():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +21,9 @@ _QUEUES = tuple(f"shoal.jobs.{name}" for name in PRIORITIES)
 _DEAD = "shoal.jobs.dead"  # exchange and queue
 _TIMEOUT_SECONDS = 5
 _HEARTBEAT_SECONDS = 10  # RabbitMQ's own default is 60: so long a frozen worker would keep what it holds
+
+# It says aloud, at every attempt, what is raised anyway, and said once where that is caught.
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Hint).decode

@@ -326,6 +326,14 @@ async def test_a_worker_says_how_it_is_doing(
         assert (await it.post("/health")).status_code == 405
 
 
+async def test_another_limit_of_attempts_is_no_matter_for_queues_that_are_there(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    for attempts in (5, 9):
+        async with working(settings.model_copy(update={"job_max_attempts": attempts}), *shipped_models):
+            assert (await ended(client, await submit(client, rows(10, first=attempts * 100))))["state"] == "done"
+
+
 async def test_predictions_are_seen_to_come_and_rows_of_jobs_are_not_taken_for_them(
     client: httpx.AsyncClient, settings: Settings, shipped_models: Models
 ) -> None:
