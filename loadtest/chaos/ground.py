@@ -85,15 +85,19 @@ def metric(stack: Stack, name: str) -> list[float]:
     """A metric of each replica that answers, its labels added up."""
     values = []
     for replica in stack.replicas:
-        connection = http.client.HTTPConnection("127.0.0.1", replica.port, timeout=5)
         try:
-            connection.request("GET", "/metrics")
-            lines = connection.getresponse().read().decode().splitlines()
+            values.append(metric_of(replica.port, name))
         except (OSError, http.client.HTTPException):
             continue
-        finally:
-            connection.close()
-        values.append(
-            sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
-        )
     return values
+
+
+def metric_of(port: int, name: str) -> float:
+    """The same of one process; with labels behind the name, of those alone. Raises OSError, HTTPException."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    finally:
+        connection.close()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))

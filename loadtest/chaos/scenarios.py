@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from loadtest.chaos import clocks, containers, disks, misbehaving, network, overload, replicas, soak, stores
+from loadtest.chaos import clocks, containers, disks, jobs, misbehaving, network, overload, replicas, soak, stores
 from loadtest.chaos.containers import container_day
+from loadtest.chaos.jobs import job_day
 from loadtest.chaos.scenario import Scenario
 from loadtest.chaos.stage import bad_day
 
@@ -18,12 +19,14 @@ _QUARANTINE = (
 )
 _NO_ROOM = "what was answered is there, the rest got a 503 with a Retry-After and has no row"
 _NO_REPLICA, _UNAVAILABLE = frozenset({502}), frozenset({503})
+_EACH_ROW_ONCE = "every job is done, and every row of it answered and logged once"
 _NEVER_WRONG = "0 failed, and never a wrong answer"
 
 # Under four minutes in all, of which starting stacks is the greater part.
 _QUICK = {
     "workers-killed",
     "nginx-reloaded",
+    "jobs-worker-killed",
     "postgres-stopped",
     "postgres-shut-down-at-once",
     "postgres-connections-cut",
@@ -71,6 +74,49 @@ SCENARIOS = [
         "nginx reads its configuration again, with fewer replicas and with more",
         _NOTHING,
         bad_day(replicas.nginx_reloaded, env=_QUIET),
+    ),
+    # --- jobs: on the stack of those before
+    Scenario(
+        "jobs-worker-killed",
+        "SIGKILL of workers of jobs in the midst of chunks",
+        _EACH_ROW_ONCE,
+        job_day(jobs.worker_killed, jobs=100),
+    ),
+    Scenario(
+        "jobs-worker-frozen",
+        "SIGSTOP of a worker of jobs until others have answered what it has in hand",
+        _EACH_ROW_ONCE,
+        job_day(jobs.worker_frozen, jobs=50),
+    ),
+    Scenario(
+        "jobs-broker-killed",
+        "SIGKILL of RabbitMQ before jobs are taken, while they run, and as it comes back",
+        _EACH_ROW_ONCE,
+        job_day(jobs.broker_killed, jobs=100),
+    ),
+    Scenario(
+        "jobs-redis-killed",
+        "the same with Redis as their broker",
+        _EACH_ROW_ONCE,
+        job_day(jobs.broker_killed, jobs=100, broker="redis"),
+    ),
+    Scenario(
+        "jobs-postgres-away",
+        "SIGKILL of Postgres while jobs run, and 10 s without it",
+        _EACH_ROW_ONCE,
+        job_day(jobs.postgres_away, jobs=100),
+    ),
+    Scenario(
+        "jobs-delivered-twice",
+        "messages of chunks in every state, published again and again",
+        _EACH_ROW_ONCE,
+        job_day(jobs.delivered_twice, jobs=100),
+    ),
+    Scenario(
+        "jobs-many",
+        "a thousand jobs while workers, RabbitMQ and Postgres are killed in turn and messages come again",
+        _EACH_ROW_ONCE,
+        job_day(jobs.all_of_it, jobs=1000),
     ),
     # --- Postgres
     Scenario(

@@ -1,4 +1,4 @@
-"""`python -m loadtest.jobs [throughput] [latency] [many]`: all three unless some are named. Exit status 1 if a bar is
+"""`python -m loadtest.jobs [throughput] [latency]`: both unless one is named. Exit status 1 if a bar is
 missed."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import argparse
 import statistics
 import sys
 
-from loadtest.jobs import latency, many, throughput
+from loadtest.jobs import latency, throughput
 from loadtest.jobs.stack import running
 
 THROUGHPUT_BAR = 0.7
@@ -16,15 +16,14 @@ LATENCY_BAR = 1.5
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.jobs", description=__doc__)
-    parser.add_argument("what", nargs="*", metavar="throughput|latency|many")
+    parser.add_argument("what", nargs="*", metavar="throughput|latency")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the job, and of the loop")
-    parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement of latency")
     parser.add_argument("--per-second", type=float, default=200, help="single predictions")
     parser.add_argument("--port", type=int, default=18_300)
     options = parser.parse_args()
-    wanted = options.what or ["throughput", "latency", "many"]
+    wanted = options.what or ["throughput", "latency"]
     missed = False
     if "throughput" in wanted:
         with running(options.port) as stack:
@@ -46,14 +45,6 @@ def main() -> int:
             ratio = statistics.median(beside) / statistics.median(without)
             print(f"p99 alone {_all(without)}, beside a job {_all(beside)} ms; ratio {ratio:.2f}, bar {LATENCY_BAR}")
             missed |= ratio > LATENCY_BAR
-    if "many" in wanted:
-        with running(options.port, SHOAL_JOB_LEASE_SECONDS="5", SHOAL_JOB_REDELIVER_SECONDS="5") as stack:
-            outcome = many.run(stack, options.jobs)
-            print(
-                f"{outcome.jobs} jobs, {outcome.rows} rows, {outcome.killed} processes killed, {outcome.seconds:.0f} s:"
-                f" {outcome.missing} rows without an answer, {outcome.surplus} answers too many"
-            )
-            missed |= bool(outcome.missing or outcome.surplus)
     return int(missed)
 
 

@@ -6,16 +6,19 @@ import http.client
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _TIMEOUT_SECONDS = 300
 
 
-def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+def ask(
+    port: int, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
     try:
-        connection.request(method, path, body, {"Content-Type": "application/x-ndjson"} if body else {})
+        type_of_body = {"Content-Type": "application/x-ndjson"} if body else {}
+        connection.request(method, path, body, {**type_of_body, **(headers or {})})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
@@ -37,8 +40,9 @@ def ndjson(count: int, seed: object) -> bytes:
     return "".join(f"[{a},{b},{c}]\n" for a, b, c in rows(count, seed)).encode()
 
 
-def submit(port: int, body: bytes, parameters: str = "") -> str:
-    status, answer = ask(port, "POST", f"/jobs{parameters}", body)
+def submit(port: int, body: bytes, parameters: str = "", key: str | None = None) -> str:
+    """key: makes it the same job where it is sent again. Raises RuntimeError: it was not taken."""
+    status, answer = ask(port, "POST", f"/jobs{parameters}", body, {"Idempotency-Key": key} if key else None)
     if status != 202:
         raise RuntimeError(f"{status}: {answer[:200]!r}")
     return str(json.loads(answer)["id"])

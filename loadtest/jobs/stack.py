@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
-
 ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 120
 
@@ -24,7 +22,6 @@ _READY_SECONDS = 120
 class Running:
     port: int
     folder: Path
-    launcher: int
 
     @property
     def dsn(self) -> str:
@@ -33,13 +30,6 @@ class Running:
     @property
     def redis_url(self) -> str:
         return f"unix://{self.folder}/run/redis.sock"
-
-    def process(self, name: str) -> psutil.Process:
-        """The worker (`worker`), Postgres (`postgres`) or Redis (`redis-server`)."""
-        [found] = [
-            child for child in psutil.Process(self.launcher).children() if name in (child.name(), *child.cmdline()[:1])
-        ]
-        return found
 
 
 @contextmanager
@@ -61,7 +51,7 @@ def running(port: int, **env: str) -> Iterator[Running]:
             if launcher.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((folder / "launcher.log").read_text())
             time.sleep(0.1)
-        yield Running(port, folder, launcher.pid)
+        yield Running(port, folder)
     finally:
         launcher.send_signal(signal.SIGINT)
         launcher.wait(90)
