@@ -26,7 +26,7 @@ _NEVER_WRONG = "0 failed, and never a wrong answer"
 _QUICK = {
     "workers-killed",
     "nginx-reloaded",
-    "jobs-worker-killed",
+    "jobs-delivered-twice",
     "postgres-stopped",
     "postgres-shut-down-at-once",
     "postgres-connections-cut",
