@@ -27,6 +27,9 @@ from tests.stack import Stack
 SHARE = 0.7  # of the peak
 _LEG_SECONDS = 60  # of one load; each is reckoned up by itself, so that no more than that has to be remembered
 _REPEAT_EVERY = 4
+# Between legs, whose rows are told apart by their time: that is to the millisecond, and of a clock that nginx looks at
+# now and then, so the first row of a leg might seem to be older than the leg.
+_PAUSE_SECONDS = 0.5
 
 # What each series may grow by from its second quarter to its last: a share of it, and what is noise anyhow.
 FLAT: Mapping[str, tuple[float, float]] = {
@@ -55,6 +58,7 @@ def soak(ground: Ground, effort: Effort) -> Outcome:
         leg += 1
         questions = Questions(f"soak-{begun:.0f}-{leg}", 100 + leg, repeat_every=_REPEAT_EVERY)
         since = datetime.datetime.now(datetime.UTC)
+        time.sleep(_PAUSE_SECONDS)
         with Load(stack.nginx.port, questions, SHARE * peak) as load:
             end = time.monotonic() + min(left, _LEG_SECONDS)
             while time.monotonic() < end:
