@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import socket
 import sys
 import time
 import uuid
@@ -20,6 +21,8 @@ _PIECE_BYTES = 64 * 1024
 _TIMEOUT_SECONDS = 60
 _TRIES = 5
 _BAR_CHARACTERS = 30
+# `make run`, then Compose: in development, and in production where no TLS is before it.
+_URLS = ("http://127.0.0.1:8080", "http://127.0.0.1:8000", "http://127.0.0.1")
 
 
 def add(commands: Any) -> None:
@@ -29,7 +32,9 @@ def add(commands: Any) -> None:
         help="predictions of many rows: submit, watch, results, cancel, requeue, list",
         description="Predictions of many rows, asked of a running Shoal.",
     )
-    jobs.add_argument("--url", default="http://127.0.0.1:8000", help="of Shoal (default: %(default)s)")
+    jobs.add_argument(
+        "--url", type=_url, help=f"of Shoal (default: the first of {', '.join(_URLS)} where somebody listens)"
+    )
     jobs.add_argument("--header", action="append", default=[], metavar="NAME: VALUE", help="sent along; repeatable")
     actions = jobs.add_subparsers(required=True, metavar="action")
 
@@ -189,9 +194,9 @@ def _asked(
     headers: dict[str, str] | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
     """The answer. Raises ValueError where it is a problem that trying again does not solve."""
+    if options.url is None:
+        options.url = _found()
     parts = urlsplit(options.url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"--url {options.url}: expected http://host[:port] or https://host[:port]")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_SECONDS)
     more = dict(header.split(": ", 1) for header in options.header if ": " in header)
@@ -207,6 +212,21 @@ def _asked(
         yield answer
     finally:
         connection.close()
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"expected http://host[:port] or https://host[:port], got {text!r}")
+    return text
+
+
+def _found() -> str:
+    for url in _URLS:
+        parts = urlsplit(url)
+        with contextlib.suppress(OSError), socket.create_connection((parts.hostname or "", parts.port or 80), 1):
+            return url
+    raise ValueError(f"nobody listens at {', '.join(_URLS)}; start Shoal, or say with --url where it is")
 
 
 def _detail(body: bytes) -> str:
