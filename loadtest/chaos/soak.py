@@ -18,13 +18,16 @@ from loadtest.bench import usage
 from loadtest.chaos.ground import Ground, wait_until_whole
 from loadtest.chaos.load import Load
 from loadtest.chaos.oracle import Oracle
-from loadtest.chaos.overload import find_peak
+from loadtest.chaos.overload import OVERLOADED, find_peak
 from loadtest.chaos.questions import Questions
 from loadtest.chaos.reconcile import Reckoning, logged, reconcile, spooled
 from loadtest.chaos.scenario import Effort, Outcome, must_not_fail, outcome
 from tests.stack import Stack
 
 SHARE = 0.7  # of the peak
+# Half an hour has moments in which the disk or the cores are somebody else's. Requests that come by the thousand a
+# second fill nginx in a third of one, and are then refused, with a Retry-After, instead of let wait.
+MOST_REFUSED = 0.005
 _LEG_SECONDS = 60  # of one load; each is reckoned up by itself, so that no more than that has to be remembered
 _REPEAT_EVERY = 4
 # Between legs, whose rows are told apart by their time: that is to the millisecond, and of a clock that nginx looks at
@@ -74,7 +77,9 @@ def soak(ground: Ground, effort: Effort) -> Outcome:
     wait_until_whole(stack)
     assert whole is not None  # noqa: S101  it takes more than 0 seconds
     whole.series = series
-    must_not_fail(whole)
+    must_not_fail(whole, but=frozenset({OVERLOADED}))
+    refused = whole.reckoning.statuses[OVERLOADED]
+    whole.must(refused <= MOST_REFUSED * whole.reckoning.requests, f"{refused} were refused")
     replaced = len(workers) - len(stack.replicas) * 2
     whole.figures = {"offered": f"{SHARE * peak:.0f}/s", "workers replaced": f"at least {replaced}"}
     whole.must(replaced > 0, "no worker was replaced, so nothing was proved")
