@@ -1,8 +1,8 @@
 """schemathesis over the whole API: what it may be told, what must be as before when it is done.
 
 The description says what a request may be and what an answer must be; schemathesis makes requests of both kinds, right
-and wrong, one by one and in sequences that follow the links, and holds the answers to it. All its checks are on. One
-round goes to a replica, which is the whole API, the next through nginx, which is what the world sees of it.
+and wrong, one by one and in sequences that follow the links, and holds the answers to it. All its checks are on but
+one. One round goes to a replica, which is the whole API, the next through nginx, which is what the world sees of it.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class Fuzzed:
         command = [
             str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(HERE / "schemathesis.toml"),
             "run", str(self._description), "--url", f"http://127.0.0.1:{port}", "--checks", "all",
+            # The only DELETE there is cancels a job, which stays to be looked at, with the answers that it has.
+            "--exclude-checks", "use_after_free",
             "--continue-on-failure", "--no-color", "--seed", str(seed), "--max-examples", str(examples),
             "--suppress-health-check", "all", "--generation-database", "none", "--request-timeout", "20",
         ]  # fmt: skip
