@@ -179,10 +179,14 @@ class LoggedPrediction(BaseModel):
     """The request it was part of."""
 
 
+# What Postgres can hold. Only said here: queries.py looks, and tells what came.
+_STORABLE: dict[str, Any] = {"pattern": r"^[^\x00]*$"}
+
+
 class PageParameters(Strict):
-    model: Annotated[str | None, Field(examples=["penguins"])] = None
+    model: Annotated[str | None, Field(examples=["penguins"], json_schema_extra=_STORABLE)] = None
     """Only this model's."""
-    version: Annotated[str | None, Field(examples=["2"])] = None
+    version: Annotated[str | None, Field(examples=["2"], json_schema_extra=_STORABLE)] = None
     """Only this version's."""
     since: Time | None = None
     """Not before this time, ISO 8601 with its zone."""
