@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -11,7 +13,38 @@ import psutil  # type: ignore[import-untyped]
 from tests.servers import Nginx, Postgres, Redis, Replica, Server, free_ports
 
 
-class Stack:
+class Together(ABC):
+    """Servers behind an nginx that are started and closed as one."""
+
+    nginx: Nginx
+
+    @property
+    @abstractmethod
+    def servers(self) -> list[Server]:
+        """In the order in which they are started."""
+
+    def start(self) -> None:
+        for server in self.servers:
+            server.launch()
+        for server in self.servers:
+            server.wait_until_ready()
+
+    def close(self) -> None:
+        for server in reversed(self.servers):
+            server.close()
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """Status and body of the answer, through nginx. body: NDJSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.nginx.port, timeout=60)
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/x-ndjson"} if body else {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+
+class Stack(Together):
     """nginx before two replicas that share a Postgres and a Redis; each can be broken by itself."""
 
     def __init__(self, folder: Path, replicas: int = 2, **env: str) -> None:
@@ -34,16 +67,6 @@ class Stack:
     @property
     def servers(self) -> list[Server]:
         return [self.postgres, self.redis, *self.replicas, self.nginx]
-
-    def start(self) -> None:
-        for server in self.servers:
-            server.launch()
-        for server in self.servers:
-            server.wait_until_ready()
-
-    def close(self) -> None:
-        for server in reversed(self.servers):
-            server.close()
 
 
 class Launcher(Server):

@@ -15,12 +15,13 @@ import psycopg
 import pytest
 
 from tests.servers import JobWorker, Nginx, Postgres, RabbitMq, Redis, Replica, Server, eventually
+from tests.stack import Together
 
 ROWS = 40_000
 CHUNK_ROWS = 2000
 
 
-class JobStack:
+class JobStack(Together):
     """nginx, a replica, two workers and what they need; each can be broken by itself."""
 
     def __init__(self, folder: Path, broker: str) -> None:
@@ -49,25 +50,6 @@ class JobStack:
     def servers(self) -> list[Server]:
         brokers = [self.rabbitmq] if self.rabbitmq else []
         return [self.postgres, self.redis, *brokers, self.replica, self.nginx, *self.workers]
-
-    def start(self) -> None:
-        for server in self.servers:
-            server.launch()
-        for server in self.servers:
-            server.wait_until_ready()
-
-    def close(self) -> None:
-        for server in reversed(self.servers):
-            server.close()
-
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.nginx.port, timeout=60)
-        try:
-            connection.request(method, path, body, {"Content-Type": "application/x-ndjson"} if body else {})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
 
     def submit(self, rows: list[list[float]], parameters: str = "") -> str:
         body = "".join(f"{json.dumps(row)}\n" for row in rows).encode()

@@ -12,19 +12,9 @@ import psutil  # type: ignore[import-untyped]
 from tests.stack import Stack
 
 
-def ask(stack: Stack, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", stack.nginx.port, timeout=60)
-    try:
-        connection.request(method, path, body, {"Content-Type": "application/x-ndjson"} if body else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
-
-
 def test_what_a_client_sends_wrong_is_said_through_nginx_however_much_follows(stack: Stack) -> None:
     good = json.dumps([39.1, 18.7, 181.0]).encode() + b"\n"
-    status, answer = ask(stack, "POST", "/jobs", good * 10 + b"[1.0]\n" + good * 500_000)  # 10 MB: above all others
+    status, answer = stack.ask("POST", "/jobs", good * 10 + b"[1.0]\n" + good * 500_000)  # 10 MB: above all others
     assert status == 422, answer
     assert json.loads(answer)["detail"] == "expected 3 features per row, got 1 (row 10)"
 
@@ -48,7 +38,7 @@ def test_an_upload_of_a_million_rows_is_not_held_in_memory(stack: Stack) -> None
     watcher.start()
     started = time.monotonic()
     try:
-        status, answer = ask(stack, "POST", "/jobs?priority=low", lines)
+        status, answer = stack.ask("POST", "/jobs?priority=low", lines)
     finally:
         ended.set()
         watcher.join()
@@ -56,11 +46,11 @@ def test_an_upload_of_a_million_rows_is_not_held_in_memory(stack: Stack) -> None
     assert (status, job["rows"]) == (202, 1_000_000), answer
     print(f"{len(lines)} bytes in {time.monotonic() - started:.1f} s, {(most[0] - before) / 1e6:.1f} MB more memory")
     assert most[0] - before < 24e6, "of an upload of 21 MB, whose rows are ten times that as objects"
-    assert ask(stack, "DELETE", f"/jobs/{job['id']}")[0] == 200
+    assert stack.ask("DELETE", f"/jobs/{job['id']}")[0] == 200
 
 
 def test_who_watches_a_job_does_not_hold_up_a_stop(stack: Stack) -> None:
-    status, answer = ask(stack, "POST", "/jobs", b"[39.1,18.7,181.0]\n")
+    status, answer = stack.ask("POST", "/jobs", b"[39.1,18.7,181.0]\n")
     assert status == 202, answer
     replica = stack.replicas[0]
     watching = http.client.HTTPConnection("127.0.0.1", replica.port, timeout=20)
