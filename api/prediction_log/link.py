@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -86,9 +86,12 @@ class Link:
             self._wire = None
 
     # --- committing ---------------------------------------------------------------------------------------------------
-    async def commit(self, batches: Sequence[Sequence[bytes]]) -> dict[int, str]:
+    async def commit(self, take: Callable[[], Sequence[Sequence[bytes]]]) -> dict[int, str]:
         """Make the packed rows of all batches durable, together if possible; a row that is there already is fine.
 
+        Args:
+            take: gives the batches, the same ones if it is called again. Called when Postgres waits for them, so that
+                what comes until then need not wait for another commit; not at all where Postgres is away before.
         Returns:
             For the batches that Postgres refuses, each as a whole: index to reason. Usually empty.
         Raises:
@@ -102,11 +105,11 @@ class Link:
         )
         try:
             try:
-                await wire.execute(statements.COPY, statements.copy_data(chain.from_iterable(batches)))
+                await wire.execute(statements.COPY, lambda: statements.copy_data(chain.from_iterable(take())))
             except psycopg.Error as error:
                 if not (statements.blames_a_row(error) or statements.may_be_there_already(error)):
                     raise
-                return await _commit_known(wire, dict(enumerate(batches)))
+                return await _commit_known(wire, dict(enumerate(take())))
             return {}
         except psycopg.Error as error:
             wire.lose(_first_line(error))
@@ -194,7 +197,7 @@ async def _commit_known(wire: Wire, batches: dict[int, Sequence[bytes]]) -> dict
         await wire.execute(statements.STAGE)
         await wire.execute(b"BEGIN")
         data = statements.copy_data(chain.from_iterable(batches.values()))
-        await wire.execute(statements.COPY_STAGED, data)
+        await wire.execute(statements.COPY_STAGED, lambda: data)
         await wire.execute(statements.INSERT_STAGED)
         await wire.execute(b"COMMIT")
         return {}

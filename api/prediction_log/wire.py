@@ -36,14 +36,16 @@ class Wire:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[None] | None = None
-        self._data: bytes | None = None
+        self._data: Callable[[], bytes] | None = None
         self._error: psycopg.Error | None = None
         self.is_open = True
         self._loop.add_reader(self._fd, self._on_readable)
 
-    async def execute(self, statement: bytes, data: bytes | None = None) -> None:
-        """Run SQL; with `data`, which is what a COPY … FROM STDIN in it gets.
+    async def execute(self, statement: bytes, data: Callable[[], bytes] | None = None) -> None:
+        """Run SQL.
 
+        Args:
+            data: gives what a COPY … FROM STDIN in it gets. Asked once, when Postgres waits for it.
         Raises:
             psycopg.Error: Postgres said no. The connection is fine.
             PostgresAway: the connection was lost before the answer came.
@@ -100,13 +102,21 @@ class Wire:
                     self._finish()
                     return
                 if result.status == ExecStatus.COPY_IN:
-                    if not (self._pgconn.put_copy_data(self._data or b"") and self._pgconn.put_copy_end()):
-                        self.lose("libpq did not take the data")
-                        return
-                    self._flush()
+                    self._loop.call_soon(self._copy)  # after what else this turn of the loop brings
                     return  # libpq would go on giving the same result
                 if result.status == ExecStatus.FATAL_ERROR:
                     self._error = error_from_result(result)
+        except psycopg.Error as error:
+            self.lose(str(error))
+
+    def _copy(self) -> None:
+        if not self.is_open:
+            return
+        try:
+            if self._pgconn.put_copy_data(self._data() if self._data else b"") and self._pgconn.put_copy_end():
+                self._flush()
+            else:
+                self.lose("libpq did not take the data")
         except psycopg.Error as error:
             self.lose(str(error))
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain
 from operator import methodcaller
 
@@ -65,7 +66,8 @@ class Group:
 
 
 class Writer:
-    """One in each worker. While a commit is on its way, the next group gathers."""
+    """One in each worker. A group gathers while the one before it is committed, and until Postgres waits for its rows:
+    who comes before that is still let in."""
 
     def __init__(
         self, link: Link, spool: Spool, *, gather_seconds: float, max_group_rows: int, max_waiting_bytes: int
@@ -120,35 +122,35 @@ class Writer:
     async def _run(self) -> None:
         while not self._closing or self._groups:
             await self._arrived.wait()
-            group = await self._next()
-            if group is None or not group.callers:
-                continue
+            if not self._groups:
+                return  # closed
+            group = self._groups[0]
+            gather = group.begun + self._gather_seconds - time.monotonic()
+            if gather > 0 and not self._closing:
+                await asyncio.sleep(gather)
             try:
                 await self._commit(group)
             except Exception:  # whatever it was: these callers hear of it, and the next group gets its turn
                 logger.exception("a group of the prediction log failed")
+                self._seal(group)
                 group.refuse("the prediction log failed")
 
-    async def _next(self) -> Group | None:
-        """The group whose turn it is, after what time is left to it to gather. None: there is none, as it is closed."""
-        if not self._groups:
-            return None
-        gather = self._groups[0].begun + self._gather_seconds - time.monotonic()
-        if gather > 0 and not self._closing:
-            await asyncio.sleep(gather)
-        group = self._groups.popleft()
-        self._waiting_bytes -= group.size
-        if not self._groups and not self._closing:
-            self._arrived.clear()
-        group.leave_out_who_left()
-        return group
+    def _seal(self, group: Group) -> Sequence[Sequence[bytes]]:
+        """Lets nobody in any more, unless that was done before. Returns its batches."""
+        if self._groups and self._groups[0] is group:
+            self._groups.popleft()
+            self._waiting_bytes -= group.size
+            if not self._groups and not self._closing:
+                self._arrived.clear()
+            group.leave_out_who_left()
+            metrics.LOG_GROUPS.observe(group.rows)
+        return group.batches
 
     async def _commit(self, group: Group) -> None:
-        metrics.LOG_GROUPS.observe(group.rows)
         begun = time.monotonic()
         if self._link.is_up:
             try:
-                refused = await self._link.commit(group.batches)
+                refused = await self._link.commit(partial(self._seal, group))
             except PostgresAway:
                 metrics.LOG_FAILURES_POSTGRES.inc()
                 begun = time.monotonic()
@@ -156,8 +158,9 @@ class Writer:
                 metrics.LOG_COMMIT_POSTGRES.observe(time.monotonic() - begun)
                 metrics.LOG_ROWS_POSTGRES.inc(group.resolve(refused))
                 return
+        batches = self._seal(group)
         try:
-            await self._spool.add(list(chain.from_iterable(group.batches)))
+            await self._spool.add(list(chain.from_iterable(batches)))
         except SpoolUnavailable as error:
             metrics.LOG_FAILURES_SPOOL.inc()
             logger.error("the prediction log takes nothing: %s", error)

@@ -89,6 +89,21 @@ async def test_a_group_has_its_limit_but_a_caller_is_never_split(postgres: Datab
         assert commits(postgres.dsn) - before >= 4  # three pairs, and the big one
 
 
+async def test_who_comes_before_postgres_takes_rows_shares_the_commit(postgres: Database, tmp_path: Path) -> None:
+    async with prediction_log(postgres.dsn, tmp_path, gather_seconds=0, commit_timeout_seconds=30) as log:
+        with psycopg.connect(postgres.dsn) as other:
+            other.execute("LOCK TABLE predictions IN SHARE MODE")
+            early = log.append([row()])
+            await eventually(lambda: is_waited_for(postgres.dsn))
+            late = [log.append([row()]), log.append([row()])]
+            late[0].cancel()  # whom nobody answers need not be logged, now as before
+            assert not early.done()
+        await asyncio.gather(early, late[1])
+
+    assert len(logged(postgres.dsn)) == 2
+    assert commits(postgres.dsn) == 1
+
+
 async def test_a_row_larger_than_any_buffer_is_logged(postgres: Database, tmp_path: Path) -> None:
     image = b"[" + b",".join(b"0.123456" for _ in range(600_000)) + b"]"
     async with prediction_log(postgres.dsn, tmp_path) as log:
@@ -319,6 +334,15 @@ def commits(dsn: str) -> int:
         row = connection.execute("SELECT count(DISTINCT xmin::text) FROM predictions").fetchone()
     assert row is not None
     return int(row[0])
+
+
+def is_waited_for(dsn: str) -> bool:
+    """Whether a commit has begun, and waits for a lock."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'predictions'::regclass"
+        ).fetchone()
+    return found == (1,)
 
 
 def id_bytes() -> bytes:
