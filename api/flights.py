@@ -117,10 +117,11 @@ class Landing:
 
     __slots__ = ("_flights", "_missing", "done")
 
-    def __init__(self, flights: Sequence[Flight]) -> None:
+    def __init__(self, flights: Sequence[Flight], done: asyncio.Future[None]) -> None:
+        """done: of the event loop, pending."""
         self._flights = flights
         self._missing = len(flights)
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done = done
         """Resolves when all have landed; raises, as soon as one has failed, what that failed with."""
         for flight in flights:
             flight.waiting.append(self)

@@ -65,6 +65,7 @@ class Predictor:
         self._local = local
         self._shared = shared
         self._log = log
+        self._loop = asyncio.get_running_loop()  # kept, as Python 3.11 asks the kernel for our pid to find it
         self._flights: dict[bytes, Flight] = {}
         self._boarding: list[Flight] = []
 
@@ -127,7 +128,7 @@ class Predictor:
             None if answer else self._flights.get(key) or self._board(served, key, row)
             for row, key, answer in zip(rows, keys, kept, strict=True)
         ]
-        landing = Landing([flight for flight in flights if flight])
+        landing = Landing([flight for flight in flights if flight], self._loop.create_future())
         try:
             await landing.done
         except BaseException:
@@ -151,7 +152,7 @@ class Predictor:
         self._boarding.append(flight)
         if len(self._boarding) == 1:
             # All rows of this turn of the event loop share one trip to Redis, whoever asked.
-            asyncio.get_running_loop().call_soon(self._take_off)
+            self._loop.call_soon(self._take_off)
         return flight
 
     # --- flying: first Redis, for all at once, then their models ----------------------------------------------------

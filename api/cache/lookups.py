@@ -61,11 +61,10 @@ class Lookups:
             metrics.CACHE_SKIPPED.inc(rows)
             on_answers(None)
             return
-        loop = asyncio.get_running_loop()
         lookup = _Lookup(time.monotonic(), rows, on_answers)
         self._waiting.append(lookup)
         if self._timer is None:
-            self._timer = loop.call_later(self._budget_seconds, self._check)
+            self._timer = asyncio.get_running_loop().call_later(self._budget_seconds, self._check)
         self._link.send(commands, count, partial(self._replied, lookup))
 
     def _replied(self, lookup: _Lookup, replies: list[Any]) -> None:

@@ -82,8 +82,10 @@ class Writer:
         self._arrived = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop  # kept, as Python 3.11 asks the kernel for our pid to find it
 
     def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run(), name="prediction log: writer")
 
     async def close(self) -> None:
@@ -97,7 +99,7 @@ class Writer:
         """See PredictionLog.append."""
         if self._closing:
             raise LogUnavailable("the prediction log is closed")
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        durable: asyncio.Future[None] = self._loop.create_future()
         if not rows:
             durable.set_result(None)
             return durable
