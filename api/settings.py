@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     log_commit_timeout_seconds: float = Field(3, gt=0, le=60)
     """How long a group commit may take before its rows go to the spool instead. Below the deadline."""
 
-    log_gather_seconds: float = Field(0.001, ge=0, le=0.1)
+    log_gather_seconds: float = Field(0.0005, ge=0, le=0.1)
     """How long the log waits for company before it commits. Commits share one fsync."""
 
     log_max_group_rows: int = Field(2048, ge=1, le=100_000)
