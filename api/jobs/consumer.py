@@ -147,8 +147,11 @@ class Consumer:
                 logger.exception("chunk %d of job %s fell on the floor", delivery.hint.chunk, delivery.hint.job)
                 is_dead = False
             self.running.pop(lane, None)
-            with contextlib.suppress(BrokerAway):  # then it comes again, and is settled
-                await (session.reject(delivery) if is_dead else session.acknowledge(delivery))
+            # Of a session that has ended it comes again, and is settled; asked now, Redis' client would connect anew,
+            # for nobody to close.
+            if session is self.session:
+                with contextlib.suppress(BrokerAway):
+                    await (session.reject(delivery) if is_dead else session.acknowledge(delivery))
             self._relay.wake.set()
 
     async def _handle(self, lane: int, delivery: Delivery) -> bool:
@@ -157,7 +160,8 @@ class Consumer:
         taken = await self._insist(lambda: self._chunks.take(hint, is_redelivered=delivery.is_redelivered))
         if taken is None:
             metrics.JOB_CHUNKS_NEEDLESS.inc()
-            return False
+            # It may have been given up just before the broker died, or the worker that was to tell it.
+            return delivery.is_redelivered and bool(await self._insist(lambda: self._chunks.dead_among([hint])))
         self.running[lane] = taken
         if taken.attempts_left < 0:
             return await self._failed(taken, RuntimeError("each worker that took it was gone before it was done"))

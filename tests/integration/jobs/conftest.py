@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import aio_pika
 import httpx
+import numpy as np
+import numpy.typing as npt
 import psycopg
 import pytest
 
@@ -21,6 +23,8 @@ from api.settings import Settings
 from tests.conftest import Database
 from tests.integration.conftest import served
 from tests.servers import RabbitMq, Redis, eventually_async, free_ports
+
+Models = tuple[Repository, Programs]
 
 QUEUES = ("low", "normal", "high", "dead")
 
@@ -85,6 +89,23 @@ async def working(settings: Settings, repository: Repository, programs: Programs
     finally:
         stop.set()
         await asyncio.wait_for(running, 30)
+
+
+@contextmanager
+def run_before(models: Models, run: Callable[[npt.NDArray[np.float32]], None]) -> Iterator[None]:
+    """The default model has this before each batch, which is float32 (rows, 3); for workers opened inside."""
+    program: Any = models[1]["penguins", "2"]
+    real = program.stage
+
+    def stage(batch: list[bytes]) -> Any:
+        run(np.frombuffer(b"".join(batch), dtype=np.float32).reshape(len(batch), 3))
+        return real(batch)
+
+    program.stage = stage
+    try:
+        yield
+    finally:
+        del program.stage
 
 
 def rows(count: int, first: int = 0) -> list[list[float]]:

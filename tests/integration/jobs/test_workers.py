@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from typing import Any
 from uuid import UUID
 
@@ -22,45 +21,26 @@ from api.jobs.chunks import Chunks, Stale
 from api.jobs.database import Database as JobsDatabase
 from api.jobs.job import Hint
 from api.jobs.pace import Pace
-from api.lifespan import Programs
-from api.models.repository import Repository
 from api.prediction_log.link import end
 from api.settings import Settings
 from tests.integration.jobs.conftest import (
+    Models,
     assert_answered_once,
     ended,
     job,
     logged,
     results,
     rows,
+    run_before,
     submit,
     working,
 )  # fmt: skip
 from tests.servers import RabbitMq, Redis, eventually_async
 
-Models = tuple[Repository, Programs]
-
 
 @pytest.fixture
 def settings(settings: Settings, broker: Redis | RabbitMq) -> Settings:
     return settings.model_copy(update={"broker_url": broker.url})
-
-
-@contextmanager
-def run_before(models: Models, run: Any) -> Iterator[None]:
-    """The default model has this before each batch, which is float32 (rows, 3); for workers opened inside."""
-    program: Any = models[1]["penguins", "2"]
-    real = program.stage
-
-    def stage(batch: list[bytes]) -> Any:
-        run(np.frombuffer(b"".join(batch), dtype=np.float32).reshape(len(batch), 3))
-        return real(batch)
-
-    program.stage = stage
-    try:
-        yield
-    finally:
-        del program.stage
 
 
 async def test_every_row_is_answered_in_order_and_logged_once(

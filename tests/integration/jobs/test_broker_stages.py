@@ -1,0 +1,214 @@
+"""The broker is killed at each stage that a chunk goes through, at that very moment: every row is answered once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import psycopg
+import pytest
+
+from api.job_worker import worker
+from api.job_worker.worker import make_broker
+from api.jobs.brokers import Broker, BrokerAway, Delivery, Session
+from api.jobs.job import Hint
+from api.settings import Settings
+from tests.integration.jobs.conftest import (
+    Models,
+    assert_answered_once,
+    ended,
+    job,
+    rows,
+    run_before,
+    submit,
+    working,
+)  # fmt: skip
+from tests.servers import RabbitMq, Redis, eventually_async
+
+ACCEPTED = "accepted in Postgres, not published"
+PUBLISHED = "published, and the confirm is on its way"
+CONFIRMED = "confirmed, and neither committed as such nor delivered"
+DELIVERED = "delivered, not taken"
+RUNNING = "being answered"
+SETTLED = "settled, not acknowledged"
+GIVEN_UP = "given up, not yet a dead letter"
+REJECTED = "on its way to the dead letters"
+
+
+@pytest.fixture(scope="module")
+def breakable(folders: Callable[[], Path]) -> Iterator[Callable[[type[Redis | RabbitMq]], Redis | RabbitMq]]:
+    """A server of each kind, which has its queues and may be killed."""
+    servers: dict[type[Redis | RabbitMq], Redis | RabbitMq] = {}
+    with ExitStack() as leave:
+
+        def start(kind: type[Redis | RabbitMq]) -> Redis | RabbitMq:
+            if kind not in servers:
+                server = servers[kind] = kind(folders())
+                leave.callback(server.close)
+                server.start()
+                asyncio.run(_make_queues(Settings(broker_url=server.url)))
+                # RabbitMQ 3.10 that is killed within seconds of making them may never have them again: see the README.
+                server.stop()
+                server.start()
+            return servers[kind]
+
+        yield start
+
+
+async def _make_queues(settings: Settings) -> None:
+    async with make_broker(settings).session():
+        pass
+
+
+@pytest.fixture
+def victim(
+    broker: Redis | RabbitMq, breakable: Callable[[type[Redis | RabbitMq]], Redis | RabbitMq]
+) -> Redis | RabbitMq:
+    """Of each kind that `broker` has, one that may be killed."""
+    return breakable(type(broker))
+
+
+@pytest.fixture
+def settings(settings: Settings, victim: Redis | RabbitMq) -> Settings:
+    return settings.model_copy(update={"broker_url": victim.url})
+
+
+class Ambush:
+    """A broker whose server is killed when a worker first reaches the stage. Nothing else happens in the worker before
+    the server is gone, as both run here."""
+
+    def __init__(self, broker: Broker, server: Redis | RabbitMq, stage: str) -> None:
+        self._broker = broker
+        self._server = server
+        self.stage = stage
+        self.has_struck = asyncio.Event()
+
+    def reach(self, stage: str) -> bool:
+        """Whether that was the end of the broker."""
+        if stage != self.stage or self.has_struck.is_set():
+            return False
+        self._server.kill()
+        self.has_struck.set()
+        return True
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        async with self._broker.session() as session:
+            yield Watched(session, self)
+
+
+class Watched:
+    """A real session that says which stage is reached."""
+
+    def __init__(self, session: Session, ambush: Ambush) -> None:
+        self._session = session
+        self._ambush = ambush
+        self.dead_letters = session.dead_letters
+        self.take_dead_letters = session.take_dead_letters
+
+    async def publish(self, hints: Sequence[Hint]) -> None:
+        self._ambush.reach(ACCEPTED)
+        await self._session.publish(hints)
+        if self._ambush.reach(PUBLISHED):
+            raise BrokerAway("killed before its confirm was here")
+        self._ambush.reach(CONFIRMED)
+
+    async def deliveries(self) -> AsyncIterator[Delivery]:
+        if self._ambush.stage in (PUBLISHED, CONFIRMED):
+            await self._ambush.has_struck.wait()
+        async for delivery in self._session.deliveries():
+            self._ambush.reach(DELIVERED)
+            yield delivery
+
+    async def acknowledge(self, delivery: Delivery) -> None:
+        self._ambush.reach(SETTLED)
+        await self._session.acknowledge(delivery)
+
+    async def reject(self, delivery: Delivery) -> None:
+        self._ambush.reach(GIVEN_UP)
+        await self._session.reject(delivery)
+        self._ambush.reach(REJECTED)
+
+
+@pytest.fixture
+def ambush(settings: Settings, victim: Redis | RabbitMq, stage: str, monkeypatch: pytest.MonkeyPatch) -> Ambush:
+    """The broker of workers that are opened after this."""
+    its = Ambush(make_broker(settings), victim, stage)
+    monkeypatch.setattr(worker, "make_broker", lambda settings: its)
+    return its
+
+
+async def started_again(server: Redis | RabbitMq) -> None:
+    server.launch()  # here: it ends with the thread that it was launched by
+    await asyncio.to_thread(server.wait_until_ready)
+
+
+def states(dsn: str) -> dict[str, int]:
+    """How many chunks are in each state."""
+    with psycopg.connect(dsn) as connection:
+        return dict(connection.execute("SELECT state, count(*) FROM job_chunks GROUP BY 1").fetchall())
+
+
+async def until_dead_letters_are(settings: Settings, *counts: int) -> None:
+    async with make_broker(settings).session() as session:
+
+        async def are_as_many() -> bool:
+            return await session.dead_letters() in counts
+
+        await eventually_async(are_as_many, because=f"dead letters are {counts}")
+
+
+@pytest.mark.parametrize("stage", [ACCEPTED, PUBLISHED, CONFIRMED, DELIVERED, RUNNING, SETTLED])
+async def test_a_broker_that_is_killed_while_a_job_is(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models, victim: Redis | RabbitMq, ambush: Ambush
+) -> None:
+    some = rows(950)
+
+    def run(batch: npt.NDArray[np.float32]) -> None:
+        ambush.reach(RUNNING)
+
+    with run_before(shipped_models, run):
+        async with working(settings, *shipped_models):
+            id = await submit(client, some)
+            await asyncio.wait_for(ambush.has_struck.wait(), 30)
+            at_the_time = states(settings.postgres_dsn)
+            await started_again(victim)
+            assert (await ended(client, id))["state"] == "done"
+            await until_dead_letters_are(settings, 0)
+
+    assert set(at_the_time) != {"done"}
+    assert states(settings.postgres_dsn) == {"done": 10}
+    await assert_answered_once(client, settings.postgres_dsn, {id: some})
+
+
+@pytest.mark.parametrize("stage", [GIVEN_UP, REJECTED])
+async def test_a_broker_that_is_killed_while_a_chunk_is(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models, victim: Redis | RabbitMq, ambush: Ambush
+) -> None:
+    some = rows(250)
+    id = await submit(client, some)
+    with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
+        [whole] = connection.execute("SELECT input FROM job_chunks WHERE number = 1").fetchone() or (b"",)
+        connection.execute("UPDATE job_chunks SET input = 'broken', attempts_left = 1 WHERE number = 1")
+    async with working(settings, *shipped_models):
+        await asyncio.wait_for(ambush.has_struck.wait(), 30)
+        await started_again(victim)
+        assert (await ended(client, id))["state"] == "failed"
+        [dead] = (await job(client, id))["dead_chunks"]
+        assert (dead["first_row"], dead["attempts"]) == (100, 1)
+        # A Redis may forget what it did not save; that the chunk is dead is in Postgres.
+        await until_dead_letters_are(settings, *((0, 1) if isinstance(victim, Redis) else (1,)))
+
+        with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
+            connection.execute("UPDATE job_chunks SET input = %b WHERE number = 1", (whole,))
+        assert (await client.post(f"/jobs/{id}/requeue")).status_code == 200
+        assert (await ended(client, id))["state"] == "done"
+        await until_dead_letters_are(settings, 0)
+
+    assert states(settings.postgres_dsn) == {"done": 3}
+    await assert_answered_once(client, settings.postgres_dsn, {id: some})
