@@ -17,6 +17,7 @@ from api.job_worker.worker import make_broker
 from api.jobs.brokers import BrokerAway
 from api.jobs.job import Hint
 from api.settings import Settings
+from loadtest.chaos.amqp import Tap, tapped
 from loadtest.chaos.ground import Ground, health, metric_of
 from loadtest.chaos.job_ledger import Asking, longest_seconds, reckon, states, wait_until_all_ended
 from loadtest.chaos.ledger import Ledger
@@ -39,9 +40,13 @@ _SETTINGS = {
 class JobStage:
     """What a fault gets: the stack, two workers and their broker, and jobs that come all the while."""
 
-    def __init__(self, stack: Stack, broker: RabbitMq | Redis, folder: Path, effort: Effort) -> None:
+    def __init__(
+        self, stack: Stack, broker: RabbitMq | Redis, folder: Path, effort: Effort, tap: Tap | None = None
+    ) -> None:
+        """tap: through which the workers speak with RabbitMQ."""
         self.stack = stack
         self.broker = broker
+        self.tap = tap
         self.effort = effort
         self.asking = Asking(stack.nginx.port, seed=time.time_ns())
         self.workers = [
@@ -49,7 +54,7 @@ class JobStage:
                 folder / f"worker-{number}",
                 postgres_dsn=stack.postgres.dsn,
                 redis_url=stack.redis.url,
-                broker_url=broker.url,
+                broker_url=f"amqp://guest:guest@127.0.0.1:{tap.port}/" if tap else broker.url,
                 spool=stack.folder / "spool",
                 **_SETTINGS,
             )
@@ -78,6 +83,13 @@ class JobStage:
     def is_at_work(self) -> bool:
         return any(health(worker.port)["running_chunks"] for worker in self.workers)
 
+    def restart_broker(self) -> None:
+        """In order, before it is killed. RabbitMQ 3.10.8, killed within seconds of making a quorum queue, may never
+        give it a leader again: rabbitmq-server's issues 14779 and 15725 tell of the like, and README, "Runbook: job
+        broker away"."""
+        self.broker.stop()
+        self.broker.start()
+
     def over(self) -> None:
         self.ended_at = time.time()
 
@@ -85,11 +97,15 @@ class JobStage:
 Fault = Callable[[JobStage], None]
 
 
-def job_day(fault: Fault, *, jobs: int, broker: str = "rabbitmq") -> Callable[[Ground, Effort], Outcome]:
+def job_day(
+    fault: Fault, *, jobs: int, broker: str = "rabbitmq", is_tapped: bool = False
+) -> Callable[[Ground, Effort], Outcome]:
     """A scenario: jobs are asked for, at least so many (a tenth if quick), and in their midst a fault breaks something
     and mends it again.
 
-    broker: rabbitmq, or redis, which is that of the cache.
+    Args:
+        broker: rabbitmq, or redis, which is that of the cache.
+        is_tapped: workers speak with it through `stage.tap`.
     """
 
     def run(ground: Ground, effort: Effort) -> Outcome:
@@ -98,7 +114,8 @@ def job_day(fault: Fault, *, jobs: int, broker: str = "rabbitmq") -> Callable[[G
         folder = ground.empty_folder()
         with ExitStack() as leave:
             its: RabbitMq | Redis = _rabbitmq(folder, leave) if broker == "rabbitmq" else stack.redis
-            stage = JobStage(stack, its, folder, effort)
+            tap = leave.enter_context(tapped(its.port)) if is_tapped and isinstance(its, RabbitMq) else None
+            stage = JobStage(stack, its, folder, effort, tap)
             for worker in stage.workers:
                 worker.launch()
                 leave.callback(worker.close)
@@ -172,10 +189,7 @@ def worker_frozen(stage: JobStage) -> None:
 
 def broker_killed(stage: JobStage) -> None:
     """Before jobs are taken, while they run, and again as soon as it is back."""
-    # In order first: RabbitMQ 3.10.8, killed within seconds of making a quorum queue, may never give it a leader again
-    # (rabbitmq-server's issues 14779 and 15725 tell of the like). README, "Runbook: job broker away".
-    stage.broker.stop()
-    stage.broker.start()
+    stage.restart_broker()
     for _ in stage.times(1, 3):
         stage.broker.kill()
         stage.go_on(3)  # jobs are taken while it is away

@@ -23,7 +23,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 def reset_mid_answer(stage: Stage) -> None:
     """One answer in ten is cut off on its way from a replica to nginx, which has its row by then."""
     replicas = [replica.address for replica in stage.stack.replicas]
-    with _loop() as run:
+    with loop_in_thread() as run:
         proxies = [run(_proxy(replica.port)) for replica in stage.stack.replicas]
         stage.stack.nginx.reload([f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}" for proxy in proxies])
         stage.go_on(0.6)
@@ -122,7 +122,7 @@ def _with_clients(stage: Stage, clients: list[Coroutine[Any, Any, None]]) -> Non
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stage.made["clients"] = f"{len(clients)}"
-    with _loop() as run:
+    with loop_in_thread() as run:
 
         async def all_of_them() -> list[asyncio.Task[None]]:
             tasks = []
@@ -138,7 +138,7 @@ def _with_clients(stage: Stage, clients: list[Coroutine[Any, Any, None]]) -> Non
 
 
 @contextmanager
-def _loop() -> Iterator[Any]:
+def loop_in_thread() -> Iterator[Any]:
     """An event loop in a thread of its own; gives what runs a coroutine in it and returns its result."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from loadtest.chaos import clocks, containers, disks, jobs, misbehaving, network, overload, replicas, soak, stores
+from loadtest.chaos import (
+    clocks,
+    containers,
+    disks,
+    job_stages,
+    jobs,
+    misbehaving,
+    network,
+    overload,
+    replicas,
+    soak,
+    stores,
+)
 from loadtest.chaos.containers import container_day
 from loadtest.chaos.jobs import job_day
 from loadtest.chaos.scenario import Scenario
@@ -93,6 +105,12 @@ SCENARIOS = [
         "SIGKILL of RabbitMQ before jobs are taken, while they run, and as it comes back",
         _EACH_ROW_ONCE,
         job_day(jobs.broker_killed, jobs=100),
+    ),
+    Scenario(
+        "jobs-broker-stages",
+        "SIGKILL of RabbitMQ at each stage that a chunk goes through, from accepted to its dead letter",
+        _EACH_ROW_ONCE,
+        job_day(job_stages.broker_killed_at_each, jobs=50, is_tapped=True),
     ),
     Scenario(
         "jobs-redis-killed",
