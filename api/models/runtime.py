@@ -1,25 +1,24 @@
-"""Runs exported programs. With lowering.py and staging.py the only module of a replica that imports torch."""
+"""Runs exported programs. With signature.py, lowering.py and staging.py all of a replica that imports torch."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import math
-import operator
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.export.graph_signature import InputKind, OutputKind
 from torch.export.pt2_archive._package import load_pt2
 
 from api.errors import ModelFailed
 from api.models import pt2
 from api.models.cgroups import cpus
-from api.models.lowering import SAVED, lower
+from api.models.lowering import lower
 from api.models.repository import ModelVersion
+from api.models.signature import Mismatch, check_signature
 from api.models.staging import Outputs, Staging
 
 Rows = npt.NDArray[np.float32]
@@ -75,7 +74,10 @@ class Program:
         if hashlib.sha256(archive).hexdigest() != version.version_manifest.sha256:
             raise InvalidArtefact("the artefact has changed since its digest was verified")
         exported = load_exported(archive)
-        _check_signature(exported, version)
+        try:
+            check_signature(exported, version)
+        except Mismatch as error:
+            raise InvalidArtefact(str(error)) from error
         return cls(version, exported, device)
 
     def stage(self, rows: Sequence[bytes]) -> Staging:
@@ -218,80 +220,6 @@ def load_exported(archive: bytes) -> torch.export.ExportedProgram:
         raise InvalidArtefact(str(error)) from error
     except Exception as error:  # torch raises anything at all on a broken program
         raise InvalidArtefact(f"torch cannot load it: {one_line(error)}") from error
-
-
-def _check_signature(exported: torch.export.ExportedProgram, version: ModelVersion) -> None:
-    """Compares what the program says of itself with the manifest.
-
-    Raises:
-        InvalidArtefact: they differ.
-    """
-    signature = exported.graph_signature
-    inputs = [spec for spec in signature.input_specs if spec.kind not in SAVED]
-    outputs = [spec.kind for spec in signature.output_specs]
-    if [spec.kind for spec in inputs] != [InputKind.USER_INPUT]:
-        raise InvalidArtefact(f"the program takes {len(inputs)} inputs, expected one tensor")
-    if OutputKind.BUFFER_MUTATION in outputs or _writes_to_weights(exported, inputs[0].arg.name):
-        raise InvalidArtefact("the program changes its own state as it runs, so its answers would depend on the past")
-    if outputs != [OutputKind.USER_OUTPUT]:
-        raise InvalidArtefact(f"the program gives {len(outputs)} outputs, expected one tensor")
-    values = {node.name: node.meta.get("val") for node in exported.graph.nodes}
-    rows = _check_tensor("input", values.get(inputs[0].arg.name), version.input_shape)
-    result = _check_tensor("output", values.get(signature.output_specs[0].arg.name), (version.output_width,))
-    if str(rows) != str(result):
-        raise InvalidArtefact(f"the program gives {result} rows for {rows}")
-    _check_rows(exported, rows, version.version_manifest.max_batch_rows)
-
-
-def _check_tensor(which: str, value: object, shape: tuple[int, ...]) -> int | torch.SymInt:
-    """Returns its number of rows: an int, or a symbol where any number will do."""
-    if not isinstance(value, torch.Tensor):
-        raise InvalidArtefact(f"the program's {which} is no tensor")
-    if value.dtype != torch.float32:
-        raise InvalidArtefact(f"the program's {which} is {str(value.dtype).removeprefix('torch.')}, expected float32")
-    if str(list(value.shape[1:])) != str(list(shape)):  # as text: a symbol must not be compared, that would bind it
-        expected = _shape(("rows", *shape))
-        raise InvalidArtefact(f"the program's {which} is {_shape(value.shape)}, the manifest says {expected}")
-    return value.shape[0]
-
-
-def _writes_to_weights(exported: torch.export.ExportedProgram, rows: str) -> bool:
-    """Whether an operator that works in place is given a weight, or a view of one."""
-    for module in exported.graph_module.modules():
-        if not isinstance(module, torch.fx.GraphModule):
-            continue
-        # In a region such as torch.no_grad()'s we do not follow what it is given, and suspect all of it.
-        suspects = {node for node in module.graph.nodes if node.op == "placeholder" and node.name != rows}
-        for node in module.graph.nodes:
-            if node.target is operator.getitem and node.args[0] in suspects:
-                suspects.add(node)
-            if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-                continue
-            for index, argument in enumerate(node.target._schema.arguments):
-                value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-                if argument.alias_info is None or not isinstance(value, torch.fx.Node) or value not in suspects:
-                    continue
-                if argument.alias_info.is_write:
-                    return True
-                suspects.add(node)
-    return False
-
-
-def _check_rows(exported: torch.export.ExportedProgram, rows: int | torch.SymInt, most: int | None) -> None:
-    if isinstance(rows, int):
-        lower = upper = float(rows)
-    else:
-        allowed = exported.range_constraints[rows.node.expr]
-        lower, upper = float(allowed.lower), float(allowed.upper)
-    if lower > 1:
-        raise InvalidArtefact(f"the program takes at least {lower:g} rows, expected 1; export it with a dynamic batch")
-    if upper < (most or math.inf):
-        hint = "export it with a dynamic batch, or set max_batch_rows in version.yaml"
-        raise InvalidArtefact(f"the program takes at most {upper:g} rows at once; {hint}")
-
-
-def _shape(shape: Iterable[object]) -> str:
-    return f"[{', '.join('rows' if isinstance(size, torch.SymInt) else str(size) for size in shape)}]"
 
 
 def one_line(error: Exception) -> str:
