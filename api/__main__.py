@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import http.client
 import importlib
 import json
 import sys
@@ -18,8 +17,7 @@ import numpy.typing as npt
 from dotenv import load_dotenv
 from pydantic import ValidationError
 
-from api import job_commands
-from api.access.admin_token import read_token
+from api import flush_command, job_commands
 from api.access.command import add_keys
 from api.models.manifest import Manifest, VersionManifest
 from api.models.repository import MODEL_FILE, Repository, in_one_line, read_manifest, sha256_of
@@ -87,20 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     digest.add_argument("files", nargs="+", type=Path, metavar="FILE")
     digest.set_defaults(run=_digest)
-    flush = commands.add_parser(
-        "flush",
-        help="leave the cached answers of a model behind",
-        description="Asks a replica to flush the cached answers of a model, in Redis and in every worker of every"
-        " replica. Exit status 1 if it could not, or if a worker hangs.",
-    )
-    flush.add_argument("model")
-    flush.add_argument("--version", help="of this version only; default: of all")
-    flush.add_argument("--replica", default="127.0.0.1:8000", metavar="HOST:PORT", help="default: %(default)s")
-    token = Settings().admin_token_file
-    flush.add_argument(
-        "--token-file", type=Path, default=token, metavar="FILE", help="with the admin token (default: %(default)s)"
-    )
-    flush.set_defaults(run=_flush)
+    flush_command.add(commands, Settings().admin_token_file)
     job_commands.add(commands)
     add_keys(commands, Settings().keys_file)
     return parser
@@ -304,27 +289,6 @@ def _digest(options: argparse.Namespace) -> int:
     for file in options.files:
         print(f"{sha256_of(file)}  {file}")
     return 0
-
-
-def _flush(options: argparse.Namespace) -> int:
-    token = read_token(options.token_file)
-    body = json.dumps({"model": options.model, "version": options.version})
-    connection = http.client.HTTPConnection(options.replica, timeout=20)
-    try:
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-        connection.request("POST", "/admin/cache/flush", body, headers)
-        reply = connection.getresponse()
-        answer = json.load(reply)
-    except (OSError, http.client.HTTPException) as error:
-        raise ValueError(f"{options.replica} cannot be asked: {error}") from error
-    finally:
-        connection.close()
-    if reply.status >= 400:
-        print(f"not flushed: {answer['detail']}")
-        return 1
-    what = f"{options.model}/{options.version}" if options.version else f"all versions of {options.model}"
-    print(f"flushed {what}: {answer['workers']} workers left its answers behind, {answer['pending']} hang")
-    return int(answer["pending"] > 0)
 
 
 if __name__ == "__main__":

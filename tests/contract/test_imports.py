@@ -28,7 +28,17 @@ LAYERS = [
 ]
 """A module imports from its own row or from one further down, never upwards."""
 
-APART = {"local", "training", "worker", "job_worker", "job_commands", "gunicorn", "__main__", "__init__"}
+APART = {
+    "local",
+    "training",
+    "worker",
+    "job_worker",
+    "job_commands",
+    "flush_command",
+    "gunicorn",
+    "__main__",
+    "__init__",
+}
 """Programs of their own: how a replica is started, the command line, what made the shipped models."""
 
 KNOWS_HTTP = {
