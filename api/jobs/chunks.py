@@ -35,6 +35,16 @@ _DURABLE_IF_LAST = (
     " RETURNING CASE WHEN chunks_left = 0 THEN set_config('synchronous_commit', 'on', true) END AS durable"
 )
 
+_HINTED = (
+    "unnest(%(jobs)s::uuid[], %(chunks)s::int[]) AS hint (job, chunk) WHERE job_id = hint.job AND number = hint.chunk"
+)
+_PUBLISHED = (
+    "UPDATE job_chunks SET state = 'published', due_at = now() + %(seconds)s * interval '1 s'"  # noqa: S608 - our own
+    f" FROM {_HINTED} AND state = 'ready'"
+)
+_UNPUBLISHED = f"UPDATE job_chunks SET state = 'ready', due_at = now() FROM {_HINTED} AND state = 'published'"  # noqa: S608
+_STILL_DEAD = f"SELECT job_id, number FROM job_chunks, {_HINTED} AND state = 'dead'"  # noqa: S608
+
 # See prediction_log/link.py: its name, and its one statement. clock_timestamp, as now() is the transaction's beginning.
 _PREDICTIONS_COME = (
     "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'shoal'"
@@ -110,21 +120,14 @@ class Chunks:
 
     async def published(self, connection: Connection, hints: Sequence[Hint]) -> None:
         await connection.execute(
-            "UPDATE job_chunks SET state = 'published', due_at = now() + %s * interval '1 s'"
-            " FROM unnest(%s::uuid[], %s::int[]) AS hint (job, chunk)"
-            " WHERE job_id = hint.job AND number = hint.chunk AND state = 'ready'",
-            (self._redeliver_seconds, [hint.job for hint in hints], [hint.chunk for hint in hints]),
+            _PUBLISHED.encode(),
+            {"seconds": self._redeliver_seconds} | _columns(hints),
         )
 
     async def unpublish(self, hints: Sequence[Hint]) -> None:
         """Makes ready again what was published and is not to be waited for: its messages are acknowledged untaken."""
         async with self.transaction() as connection:
-            await connection.execute(
-                "UPDATE job_chunks SET state = 'ready', due_at = now()"
-                " FROM unnest(%s::uuid[], %s::int[]) AS hint (job, chunk)"
-                " WHERE job_id = hint.job AND number = hint.chunk AND state = 'published'",
-                ([hint.job for hint in hints], [hint.chunk for hint in hints]),
-            )
+            await connection.execute(_UNPUBLISHED.encode(), _columns(hints))
             await connection.execute(f"NOTIFY {CHANNEL}")
 
     async def recover(self) -> int:
@@ -228,11 +231,7 @@ class Chunks:
     async def dead_among(self, hints: Sequence[Hint]) -> set[tuple[UUID, int]]:
         """Those that are given up still."""
         async with self.transaction() as connection:
-            cursor = await connection.execute(
-                "SELECT job_id, number FROM job_chunks JOIN unnest(%s::uuid[], %s::int[]) AS hint (job, chunk)"
-                " ON job_id = hint.job AND number = hint.chunk WHERE state = 'dead'",
-                ([hint.job for hint in hints], [hint.chunk for hint in hints]),
-            )
+            cursor = await connection.execute(_STILL_DEAD.encode(), _columns(hints))
             return {(row["job_id"], row["number"]) for row in await cursor.fetchall()}
 
     async def predictions_come(self) -> bool:
@@ -271,3 +270,8 @@ class Chunks:
                 (broken_off_seconds, retention_days),
             )
             return cursor.rowcount
+
+
+def _columns(hints: Sequence[Hint]) -> dict[str, Any]:
+    """For `_HINTED`."""
+    return {"jobs": [hint.job for hint in hints], "chunks": [hint.chunk for hint in hints]}
