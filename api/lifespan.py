@@ -66,7 +66,6 @@ async def open_replica(
     circuits: of all workers; None: this one is the only one.
     """
     circuits = circuits or Circuits(list(repository.versions))
-    slot = int(os.environ.get(metrics.SLOT) or 0)
     metrics.BUILD_INFO.labels(__version__).set(1)
     threads = runtime.use_threads(settings.threads, settings.workers)
     logger.info("each model run uses %d threads", threads)
@@ -75,20 +74,9 @@ async def open_replica(
         log = await stack.enter_async_context(_prediction_log(settings))
         cache = _shared_cache(settings)
         stack.push_async_callback(cache.close)
-        executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="model"))
         local: LocalCache[Answer] = LocalCache(settings.cache_local_rows)
         predictor = Predictor(local=local, shared=cache, log=log)
-        served: dict[tuple[str, str], Served] = {}
-        for key, version in list(repository.versions.items()):
-            try:
-                circuit = circuits.of(key, slot)
-                made = served[key] = await _serve(settings, version, programs[key], predictor, executor, circuit)
-                stack.push_async_callback(made.batcher.close)
-            except ModelFailed as error:
-                # It loads and cannot answer its own example. The others serve.
-                repository.refuse(version, str(error))
-                logger.error("refused %s/%s: %s", version.name, version.version, error)
-        metrics.MODELS_REFUSED.set(len(repository.refusals))
+        served = await stack.enter_async_context(_models(settings, repository, programs, predictor, circuits))
         # After the log, which brings the schema up to date; before anything is served.
         epochs = await stack.enter_async_context(_epochs(settings, served, local))
         jobs = await stack.enter_async_context(_jobs(settings))
@@ -186,6 +174,32 @@ def _shared_cache(settings: Settings) -> SharedCache:
         budget_seconds=settings.redis_budget_seconds,
         breaker=Breaker(max_failures=settings.redis_breaker_failures, open_seconds=settings.redis_breaker_seconds),
     )
+
+
+@asynccontextmanager
+async def _models(
+    settings: Settings,
+    repository: Repository,
+    programs: Programs,
+    predictor: Predictor,
+    circuits: Circuits,
+) -> AsyncIterator[Mapping[tuple[str, str], Served]]:
+    """Those that can answer, warm."""
+    slot = int(os.environ.get(metrics.SLOT) or 0)
+    served: dict[tuple[str, str], Served] = {}
+    async with AsyncExitStack() as stack:
+        executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="model"))
+        for key, version in list(repository.versions.items()):
+            try:
+                circuit = circuits.of(key, slot)
+                made = served[key] = await _serve(settings, version, programs[key], predictor, executor, circuit)
+                stack.push_async_callback(made.batcher.close)
+            except ModelFailed as error:
+                # It loads and cannot answer its own example. The others serve.
+                repository.refuse(version, str(error))
+                logger.error("refused %s/%s: %s", version.name, version.version, error)
+        metrics.MODELS_REFUSED.set(len(repository.refusals))
+        yield served
 
 
 async def _serve(

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect
@@ -17,8 +17,9 @@ from api.errors import BodyTooLarge, UnsupportedMediaType
 from api.jobs import formats, results
 from api.jobs.intake import ROWS_AT_ONCE, Intake
 from api.jobs.job import FINISHED, PRIORITIES, NewJob, Row, job_id
+from api.models.repository import ModelVersion
 from api.replies import ClientLeft
-from api.routes.parameters import JobId
+from api.routes.parameters import IdempotencyKey, JobId
 from api.routes.responses import problem_responses
 from api.rows import RowDecoder
 from api.schemas import Features, JobDetails, JobPage, JobPageParameters, JobParameters, JobProgress, ResultsParameters
@@ -85,16 +86,7 @@ async def submit_job(
     response: Response,
     replica: CurrentReplica,
     wanted: Annotated[JobParameters, Query()],
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            min_length=1,
-            max_length=255,
-            pattern=r"^[!-~]+$",
-            description="Of your choice, new for each job. The same request with the same key is the same job, so it"
-            " may be sent again when its answer got lost.",
-        ),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobProgress:
     """Ask for predictions of many rows, as JSON, NDJSON or CSV, read as they arrive.
 
@@ -108,11 +100,7 @@ async def submit_job(
         jobs.callbacks.check(wanted.callback_url)
     if int(request.headers.get("content-length", "0")) > jobs.limits.body_bytes:
         raise BodyTooLarge(f"expected a body of at most {jobs.limits.body_bytes} bytes, got more")
-    features = chosen.manifest.input.features
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    form = formats.of(media_type, chosen.input_shape, [feature.name for feature in features] if features else None)
-    if form is None:
-        raise UnsupportedMediaType(f"expected one of {', '.join(_FORMATS)}, got {media_type or 'no content-type'}")
+    media_type, form = _format(request, chosen)
     job = NewJob(
         id=job_id(context.unix_ms, context.seed),
         unix_ms=context.unix_ms,
@@ -236,6 +224,16 @@ async def cancel_job(id: JobId, replica: CurrentReplica) -> JobProgress:
 async def requeue_job(id: JobId, replica: CurrentReplica) -> JobProgress:
     """Try what was given up of a job again, with as many attempts as at first."""
     return JobProgress.model_validate(_progress(await replica.jobs.store.requeue(id)))
+
+
+def _format(request: Request, version: ModelVersion) -> tuple[str, formats.Format]:
+    """The media type, and what reads rows of it. Raises UnsupportedMediaType."""
+    features = version.manifest.input.features
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    form = formats.of(media_type, version.input_shape, [feature.name for feature in features] if features else None)
+    if form is None:
+        raise UnsupportedMediaType(f"expected one of {', '.join(_FORMATS)}, got {media_type or 'no content-type'}")
+    return media_type, form
 
 
 def _progress(row: Row) -> Row:
