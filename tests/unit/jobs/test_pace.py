@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from unittest.mock import AsyncMock
+from collections.abc import Awaitable, Callable
 
 import pytest
 from prometheus_client import REGISTRY
@@ -25,12 +25,25 @@ def pauses() -> float:
     return REGISTRY.get_sample_value("shoal_job_pause_seconds_total") or 0
 
 
+def told(*answers: bool | Exception) -> Callable[[], Awaitable[bool]]:
+    """Whether predictions come: one answer after the other, the last for ever."""
+    left = list(answers)
+
+    async def predictions_come() -> bool:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return predictions_come
+
+
 async def cut(its: Pace, most: int = 400) -> list[list[int]]:
     return [list(some) async for some in its.pieces(ROWS, most)]
 
 
 async def test_without_predictions_there_are_no_pauses_and_pieces_are_large() -> None:
-    its = Pace(share=0.1, predictions_come=AsyncMock(return_value=False))
+    its = Pace(share=0.1, predictions_come=told(False))
     assert list(map(len, await cut(its))) == [400, 400, 200]
     before = pauses()
     async with its.piece(), its.piece():  # not one at a time
@@ -39,7 +52,7 @@ async def test_without_predictions_there_are_no_pauses_and_pieces_are_large() ->
 
 
 async def test_while_predictions_come_pieces_are_small_one_at_a_time_and_followed_by_pauses() -> None:
-    its = Pace(share=0.1, predictions_come=AsyncMock(return_value=True))
+    its = Pace(share=0.1, predictions_come=told(True))
     pieces = await cut(its)
     assert [row for piece in pieces for row in piece] == list(ROWS)
     assert set(map(len, pieces[:-1])) == {128}
@@ -65,7 +78,7 @@ async def test_while_predictions_come_pieces_are_small_one_at_a_time_and_followe
 
 
 async def test_a_pause_after_what_took_long_is_short() -> None:
-    its = Pace(share=0.1, predictions_come=AsyncMock(return_value=True))
+    its = Pace(share=0.1, predictions_come=told(True))
     await cut(its)
     before = pauses()
     async with its.piece():
@@ -74,17 +87,15 @@ async def test_a_pause_after_what_took_long_is_short() -> None:
 
 
 async def test_a_great_many_rows_of_one_transaction_are_not_cut_into_more_than_some_pieces() -> None:
-    its = Pace(share=0.1, predictions_come=AsyncMock(return_value=True))
+    its = Pace(share=0.1, predictions_come=told(True))
     pieces = [some async for some in its.pieces(range(65_536), 65_536)]
     assert len(pieces) == 32
 
 
 async def test_it_changes_as_predictions_come_and_go_and_stays_as_it_is_where_nobody_knows() -> None:
-    its = Pace(share=0.1, predictions_come=AsyncMock(side_effect=[False, True, JobsUnavailable("away"), False, False]))
+    its = Pace(share=0.1, predictions_come=told(False, True, JobsUnavailable("away"), False))
     assert list(map(len, await cut(its))) == [400, 128, 128, 344]
 
 
 async def test_with_the_whole_share_it_does_not_even_look() -> None:
-    look = AsyncMock(return_value=True)
-    assert len(await cut(Pace(share=1, predictions_come=look))) == 3
-    look.assert_not_called()
+    assert len(await cut(Pace(share=1, predictions_come=told(AssertionError("it was asked"))))) == 3
