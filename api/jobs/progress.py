@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -10,6 +11,8 @@ from uuid import UUID
 from api.errors import JobsUnavailable
 from api.jobs.job import FINISHED, Row
 from api.jobs.store import Store
+
+logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.5
 
@@ -63,6 +66,9 @@ class Progress:
                 rows = await self._store.look(list(self._watchers))
             except JobsUnavailable:
                 rows = []  # watchers hear that nothing happened, and go on
+            except Exception:  # whatever it was: who watches would never see an end
+                logger.exception("jobs that are watched could not be looked at, and are again")
+                rows = []
             for row in rows:
                 now = (row["state"], row["rows_done"], row["rows_failed"], row["chunks_dead"])
                 if seen.get(row["id"]) != now:

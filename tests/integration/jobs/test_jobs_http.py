@@ -225,6 +225,38 @@ async def test_a_job_is_cancelled_once_and_stays_so(client: httpx.AsyncClient) -
     assert (await client.get(f"/jobs/{id}/results")).text == ""
 
 
+async def test_what_is_requeued_has_all_its_attempts_again(client: httpx.AsyncClient, settings: Settings) -> None:
+    id = await submit(client, rows(150))
+    with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
+        # As workers leave it that gave up its second chunk.
+        connection.execute("UPDATE job_chunks SET state = CASE number WHEN 0 THEN 'done' ELSE 'dead' END")
+        connection.execute("UPDATE job_chunks SET attempts_left = 0, attempt = 5")
+        connection.execute("UPDATE jobs SET state = 'failed', chunks_left = 0, chunks_dead = 1, finished_at = now()")
+
+        state = (await client.post(f"/jobs/{id}/requeue")).json()
+
+        assert (state["state"], state["finished_at"]) == ("running", None)
+        chunks = connection.execute("SELECT state, attempts_left FROM job_chunks ORDER BY number").fetchall()
+        assert chunks == [("done", 0), ("ready", settings.job_max_attempts)]
+
+
+async def test_who_watches_a_job_sees_its_end_though_it_could_not_be_looked_at_for_a_while(
+    client: httpx.AsyncClient, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rename(old: str, new: str) -> None:
+        with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
+            connection.execute(f"ALTER TABLE jobs RENAME COLUMN {old} TO {new}".encode())
+
+    id = await submit(client, rows(2))
+    async with client.stream("GET", f"/jobs/{id}/events") as stream:
+        await asyncio.to_thread(rename, "rows_failed", "rows_lost")  # no outage: a statement that is wrong
+        await eventually_async(lambda: "could not be looked at" in caplog.text)
+        await asyncio.to_thread(rename, "rows_lost", "rows_failed")
+        await client.delete(f"/jobs/{id}")
+        async with asyncio.timeout(30):
+            assert "event: end" in [line async for line in stream.aiter_lines()]
+
+
 async def test_results_of_a_job_that_has_not_ended_are_asked_for_as_such(client: httpx.AsyncClient) -> None:
     id = await submit(client, rows(2))
     answer = await client.get(f"/jobs/{id}/results")
