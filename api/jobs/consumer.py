@@ -59,6 +59,7 @@ class Consumer:
         self._order = itertools.count()
         self._arrived = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._conversing: list[asyncio.Task[None]] = []
         self.running: dict[int, Taken] = {}
         """By lane."""
         self.session: Session | None = None
@@ -76,6 +77,10 @@ class Consumer:
                 for lane in range(self._lanes):
                     group.create_task(self._work(lane), name=f"jobs: lane {lane}")
         finally:
+            # First nothing comes or goes any more: else what is given back would at once be published and delivered
+            # here again, and of Redis' streams nobody else would have it before the lease has ended.
+            for task in self._conversing:
+                await end(task)
             await self._give_back()
             await end(connected, again_seconds=_HANG_UP_SECONDS)
 
@@ -97,15 +102,21 @@ class Consumer:
             await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _converse(self, session: Session) -> None:
+        if self._stopping.is_set():
+            return
         self.session = session
         metrics.JOB_BROKER_UP.set(1)
         # Not a TaskGroup, which cancels once: a client of Redis that is just giving up by itself loses that.
         both = [asyncio.create_task(self._receive(session)), asyncio.create_task(self._relay.run(session))]
+        self._conversing = both
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.is_set():
+                await asyncio.Event().wait()  # what is in hand is acknowledged still; `run` cancels this
         finally:
             for task in both:
                 await end(task)
+            self._conversing = []
             self.session = None
             metrics.JOB_BROKER_UP.set(0)
             # They come again; what is being answered goes on, and finds out at its end whether it was for nothing.

@@ -87,11 +87,23 @@ class _Session:
         await self._make_groups()
 
     async def end(self) -> None:
-        """What is held is somebody else's after `idle_seconds`, or at once where nothing is."""
-        if not self._held:
-            with contextlib.suppress(RedisError, OSError):
-                for stream in _STREAMS:
+        """What is held is somebody else's after `idle_seconds`."""
+        with contextlib.suppress(RedisError, OSError):
+            for stream in _STREAMS:
+                await self._put_back(stream)
+                if not self._held:
                     await self._client.xgroup_delconsumer(stream, _GROUP, self._consumer)
+
+    async def _put_back(self, stream: str) -> None:
+        """What was sent here as a read was broken off: nobody has it, and it would be gone with this consumer."""
+        sent = await self._client.xpending_range(stream, _GROUP, "-", "+", 1000, consumername=self._consumer)
+        for id in [entry["message_id"] for entry in sent if (stream, entry["message_id"]) not in self._held]:
+            async with self._client.pipeline(transaction=True) as pipeline:
+                for _, fields in await self._client.xrange(stream, id, id):
+                    pipeline.xadd(stream, fields)
+                pipeline.xack(stream, _GROUP, id)
+                pipeline.xdel(stream, id)
+                await pipeline.execute()
 
     async def publish(self, hints: Sequence[Hint]) -> None:
         with _as_away():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Awaitable
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import numpy as np
@@ -17,16 +18,19 @@ import pytest
 from prometheus_client import REGISTRY
 
 from api.job_worker.worker import make_broker
+from api.jobs.brokers import Delivery, Session
 from api.jobs.chunks import Chunks, Stale
 from api.jobs.database import Database as JobsDatabase
 from api.jobs.job import Hint
 from api.jobs.pace import Pace
 from api.prediction_log.link import end
 from api.settings import Settings
+from tests.integration.conftest import served
 from tests.integration.jobs.conftest import (
     Models,
     assert_answered_once,
     ended,
+    is_of_a_job,
     job,
     logged,
     results,
@@ -155,6 +159,34 @@ async def test_a_chunk_that_nobody_can_answer_ends_among_the_dead_letters_and_ca
     assert (await client.post(f"/jobs/{id}/requeue")).status_code == 409
 
 
+async def test_a_chunk_whose_workers_were_all_gone_is_given_up(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    id = await submit(client, rows(150))
+    with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
+        # As the last of them leaves it, which it killed as well.
+        connection.execute("UPDATE job_chunks SET attempts_left = 0 WHERE number = 1")
+    async with working(settings, *shipped_models):
+        state = await ended(client, id)
+    assert (state["state"], state["rows_done"]) == ("failed", 100)
+    [dead] = state["dead_chunks"]
+    assert "each worker that took it was gone" in dead["error"]
+
+
+async def test_a_chunk_that_takes_longer_than_its_lease_stays_its_workers(
+    settings: Settings, shipped_models: Models
+) -> None:
+    def run(batch: npt.NDArray[np.float32]) -> None:
+        if is_of_a_job(batch):
+            time.sleep(0.04)  # a dear model: 2 s for a chunk
+
+    patient = settings.model_copy(update={"job_lease_seconds": 1, "job_chunk_rows": 1600})
+    with run_before(shipped_models, run):
+        async with served(patient, *shipped_models) as client, working(patient, *shipped_models):
+            state = await ended(client, await submit(client, rows(1600)))
+    assert (state["state"], state["attempts"]) == ("done", 1)
+
+
 async def test_a_failed_job_that_is_cancelled_is_not_counted_any_more(
     client: httpx.AsyncClient, settings: Settings, shipped_models: Models
 ) -> None:
@@ -209,6 +241,8 @@ async def test_who_was_overtaken_writes_nothing(client: httpx.AsyncClient, setti
 
     with pytest.raises(Stale):
         await chunks.settle(slow, [], [], pace)
+    await chunks.fail(slow, "too late", retry_seconds=0)
+    await chunks.release(slow)
     await chunks.settle(fast, [], [], pace)
     with pytest.raises(Stale):
         await chunks.settle(fast, [], [], pace)
@@ -219,24 +253,25 @@ async def test_who_was_overtaken_writes_nothing(client: httpx.AsyncClient, setti
 async def test_a_job_is_cancelled_while_it_runs(
     client: httpx.AsyncClient, settings: Settings, shipped_models: Models
 ) -> None:
-    some = rows(1000)
+    some = rows(5000)
     begun = asyncio.Event()
 
     def run(batch: npt.NDArray[np.float32]) -> None:
-        begun.set()
+        if is_of_a_job(batch):
+            begun.set()
 
     with run_before(shipped_models, run):
         async with working(settings, *shipped_models):
             id = await submit(client, some)
             await begun.wait()
-            assert (await client.delete(f"/jobs/{id}")).status_code in (200, 409)
+            assert (await client.delete(f"/jobs/{id}")).status_code == 200
             cancelled = await job(client, id)
-            other = await submit(client, rows(10, first=5000))
+            other = await submit(client, rows(10, first=9000))
             await ended(client, other)  # whatever was on its way has come to its end
     now = await job(client, id)
     assert now == cancelled
     assert now["state"] == "cancelled"
-    assert 0 <= now["rows_done"] < 1000
+    assert 0 <= now["rows_done"] < 5000
     assert len(logged(settings.postgres_dsn)) == now["rows_done"] + 10
     assert len(await results(client, id)) == now["rows_done"]
 
@@ -259,6 +294,79 @@ async def test_a_job_is_watched_to_its_end(
     assert (events[-1][1]["state"], events[-1][1]["rows_done"]) == ("done", 500)
     done = [job["rows_done"] for _, job in events]
     assert done == sorted(done)
+
+
+async def test_a_worker_that_stops_leaves_nothing_that_others_wait_for(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    some = rows(5000)
+    # What is lost is not found before the test has failed.
+    slow_to_notice = settings.model_copy(update={"job_lease_seconds": 600, "job_redeliver_seconds": 600})
+    begun = asyncio.Event()
+
+    def run(batch: npt.NDArray[np.float32]) -> None:
+        if is_of_a_job(batch):
+            begun.set()
+
+    with run_before(shipped_models, run):
+        async with working(slow_to_notice, *shipped_models):
+            id = await submit(client, some)
+            await begun.wait()
+    assert (await job(client, id))["state"] == "running"
+    async with working(slow_to_notice, *shipped_models):
+        state = await ended(client, id)
+    assert (state["state"], state["attempts"]) == ("done", 50)
+    await assert_answered_once(client, settings.postgres_dsn, {id: some})
+
+
+async def test_a_message_on_its_way_to_who_leaves_is_delivered_to_others(settings: Settings) -> None:
+    broker = make_broker(settings.model_copy(update={"job_lease_seconds": 600}))
+    async with broker.session() as publisher:
+        for turns in range(60):  # of the loop, after some of which it is sent and has not arrived
+            hint = Hint(job=uuid4(), chunk=turns, priority=1)
+            await publisher.publish([hint])
+            async with broker.session() as leaving:
+                receiving = asyncio.create_task(_first(leaving))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                receiving.cancel()
+                await asyncio.wait([receiving])
+                if not receiving.cancelled():
+                    await leaving.acknowledge(receiving.result())
+                    continue
+            async with asyncio.timeout(10), broker.session() as staying:
+                delivery = await _first(staying)
+                assert delivery.hint == hint
+                await staying.acknowledge(delivery)
+
+
+async def _first(session: Session) -> Delivery:
+    return await anext(aiter(session.deliveries()))
+
+
+async def test_what_takes_longer_than_the_drain_is_given_back(
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models
+) -> None:
+    some = rows(150)
+    hurried = settings.model_copy(
+        update={"job_lease_seconds": 600, "job_redeliver_seconds": 600, "drain_seconds": 1, "job_max_attempts": 1}
+    )
+    with psycopg.connect(settings.postgres_dsn) as others:
+        others.execute("LOCK TABLE predictions IN SHARE MODE")  # nobody writes
+        async with working(hurried, *shipped_models):
+            id = await submit(client, some)
+            await eventually_async(lambda: _count(settings, "running") == 2)
+    assert _count(settings, "ready") == 2
+    async with working(hurried, *shipped_models):
+        assert (await ended(client, id))["state"] == "done"
+    await assert_answered_once(client, settings.postgres_dsn, {id: some})
+
+
+def _count(settings: Settings, state: str) -> int:
+    """Chunks in that state."""
+    with psycopg.connect(settings.postgres_dsn) as connection:
+        [count] = connection.execute("SELECT count(*) FROM job_chunks WHERE state = %s", (state,)).fetchone() or (0,)
+        return int(count)
 
 
 async def test_what_is_urgent_passes_by(client: httpx.AsyncClient, settings: Settings, shipped_models: Models) -> None:
