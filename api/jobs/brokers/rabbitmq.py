@@ -133,20 +133,26 @@ class _Session:
     async def dead_letters(self) -> int:
         with _as_away():
             async with asyncio.timeout(_TIMEOUT_SECONDS):
+                await self._put_dead_letters_back()  # else they would not be counted
                 queue = await self._channel.declare_queue(_DEAD, passive=True)
                 return queue.declaration_result.message_count or 0
 
     async def take_dead_letters(self) -> list[Delivery]:
         with _as_away():
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                if self._dead_channel is not None:
-                    await self._dead_channel.close()  # what was taken before, and kept, is a dead letter again
+                await self._put_dead_letters_back()
                 self._dead_channel = await self._connection.channel()
                 queue = await self._dead_channel.get_queue(_DEAD, ensure=False)
                 found = []
                 while message := await queue.get(fail=False):
                     found.append(Delivery(_decode(message.body), True, message))
                 return found
+
+    async def _put_dead_letters_back(self) -> None:
+        """Those that were taken, and not acknowledged."""
+        if self._dead_channel is not None:
+            channel, self._dead_channel = self._dead_channel, None
+            await channel.close()
 
     def _on_closed(self, _: object, error: BaseException | None) -> None:
         self._arrived.put_nowait(BrokerAway(f"RabbitMQ hung up: {error}"))

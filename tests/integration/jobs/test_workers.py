@@ -178,7 +178,7 @@ async def test_a_chunk_that_takes_longer_than_its_lease_stays_its_workers(
 ) -> None:
     def run(batch: npt.NDArray[np.float32]) -> None:
         if is_of_a_job(batch):
-            time.sleep(0.04)  # a dear model: 2 s for a chunk
+            time.sleep(0.1)  # a dear model: 2.5 s for a chunk
 
     patient = settings.model_copy(update={"job_lease_seconds": 1, "job_chunk_rows": 1600})
     with run_before(shipped_models, run):
@@ -187,23 +187,25 @@ async def test_a_chunk_that_takes_longer_than_its_lease_stays_its_workers(
     assert (state["state"], state["attempts"]) == ("done", 1)
 
 
-async def test_a_failed_job_that_is_cancelled_is_not_counted_any_more(
+async def test_a_failed_job_that_is_cancelled_is_not_counted_any_more_and_others_are(
     client: httpx.AsyncClient, settings: Settings, shipped_models: Models
 ) -> None:
-    id = await submit(client, rows(150))
+    cancelled, kept = [await submit(client, rows(150, first=first)) for first in (0, 1000)]
     with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
         connection.execute("UPDATE job_chunks SET input = 'broken', attempts_left = 1 WHERE number = 1")
     async with working(settings, *shipped_models), make_broker(settings).session() as session:
-        assert (await ended(client, id))["state"] == "failed"
-        await eventually_async(session.dead_letters)
-        assert (await client.delete(f"/jobs/{id}")).json()["state"] == "cancelled"
 
-        async def is_gone() -> bool:
-            return not await session.dead_letters()
+        async def are(count: int) -> bool:
+            return await session.dead_letters() == count
 
-        await eventually_async(is_gone)
-    assert (await job(client, id))["dead_chunks"] == []
-    assert len(await results(client, id)) == 100
+        for id in (cancelled, kept):
+            assert (await ended(client, id))["state"] == "failed"
+        await eventually_async(lambda: are(2), because="there is a letter of each")
+        assert (await client.delete(f"/jobs/{cancelled}")).json()["state"] == "cancelled"
+        await eventually_async(lambda: are(1), because="the letter of the cancelled one is gone")
+        assert [str(letter.hint.job) for letter in await session.take_dead_letters()] == [kept]
+    assert (await job(client, cancelled))["dead_chunks"] == []
+    assert len(await results(client, cancelled)) == 100
 
 
 async def test_messages_that_come_twice_or_never_change_nothing(
