@@ -14,7 +14,9 @@ import pytest
 from pydantic import SecretStr
 
 from api.job_worker.courier import reporting
-from api.jobs.courier import sign, signing_key
+from api.jobs.callbacks import CallbackPolicy
+from api.jobs.courier import Courier, sign, signing_key
+from api.jobs.database import Database
 from api.lifespan import Programs
 from api.models.repository import Repository
 from api.settings import Settings
@@ -126,6 +128,23 @@ async def test_a_callback_that_fails_is_tried_again_until_it_is_given_up(
     assert "no answer within 1 s" in bad["deliveries"][1]["error"]
     assert len({headers["webhook-id"] for headers, _ in comes_back.received}) == 1
     assert json.loads(comes_back.received[0][1])["type"] == "job.cancelled"
+
+
+async def test_what_one_courier_has_in_hand_the_others_leave_out(client: httpx.AsyncClient, settings: Settings) -> None:
+    database = Database(dsn=settings.postgres_dsn, password=None, pool_size=2)
+    await database.open()
+    policy = CallbackPolicy(can_sign=True, to_private_addresses=True)
+    first, second = [
+        Courier(database, secret=SECRET, policy=policy, timeout_seconds=1, max_attempts=3) for _ in range(2)
+    ]
+    async with listening(Receiver(-1)) as receiver:
+        id = await submit(client, rows(1), callback_url=receiver.url)
+        await client.delete(f"/jobs/{id}")
+        delivering = asyncio.create_task(first.deliver_due())
+        await eventually_async(lambda: receiver.received)
+        assert await second.deliver_due() == 0
+        assert await delivering == 1
+    await database.close()
 
 
 async def test_a_name_that_leads_inside_is_not_connected_to(
