@@ -130,8 +130,9 @@ class Settings(BaseSettings):
 
     # --- jobs -----------------------------------------------------------------------------------------------------
     broker_url: str | None = None
-    """The message broker between jobs and their workers: amqp:// for RabbitMQ, redis:// or unix:// for Redis Streams.
-    None: the Redis that is the cache, which may evict what it holds; that costs a job `job_redeliver_seconds`."""
+    """The message broker between jobs and their workers: amqp:// or amqps:// for RabbitMQ, nats:// or tls:// for NATS
+    with JetStream, redis://, rediss:// or unix:// for Redis Streams. None: the Redis that is the cache, which may evict
+    what it holds; that costs a job `job_redeliver_seconds`."""
 
     broker_password: SecretStr | None = None
     """Password of the broker; None where it asks for none."""

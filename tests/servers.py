@@ -278,6 +278,21 @@ class RabbitMq(Server):
         return True
 
 
+class Nats(Server):
+    """A NATS of its own with JetStream, empty at first."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        """options: of nats-server's command line."""
+        [self.port] = free_ports()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        command = [str(ROOT / "tests" / "start-nats"), *options]
+        super().__init__(command, folder, ready=self._answers, env={"NATS_PORT": str(self.port)})
+
+    def _answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+            return connection.recv(4) == b"INFO"  # JetStream is there before
+
+
 class Nginx(Server):
     """nginx as compose and `make run` start it, on a port of its own."""
 

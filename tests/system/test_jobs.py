@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
+import nats
 import psycopg
 import pytest
 
-from tests.servers import JobWorker, Nginx, Postgres, RabbitMq, Redis, Replica, Server, eventually
+from tests.servers import JobWorker, Nats, Nginx, Postgres, RabbitMq, Redis, Replica, Server, eventually
 from tests.stack import Together
 
 ROWS = 40_000
 CHUNK_ROWS = 2000
+BROKERS: dict[str, type[RabbitMq | Nats]] = {"rabbitmq": RabbitMq, "nats": Nats}
+"""Beside the Redis of the cache."""
 
 
 class JobStack(Together):
@@ -33,8 +36,7 @@ class JobStack(Together):
         }
         self.postgres = Postgres(folder / "postgres")
         self.redis = Redis(folder / "redis")
-        self.rabbitmq = RabbitMq(folder / "rabbitmq") if broker == "rabbitmq" else None
-        self.broker: Redis | RabbitMq = self.rabbitmq or self.redis
+        self.broker: Redis | RabbitMq | Nats = BROKERS[broker](folder / broker) if broker in BROKERS else self.redis
         where: dict[str, Any] = {
             "postgres_dsn": self.postgres.dsn,
             "redis_url": self.redis.url,
@@ -48,8 +50,8 @@ class JobStack(Together):
 
     @property
     def servers(self) -> list[Server]:
-        brokers = [self.rabbitmq] if self.rabbitmq else []
-        return [self.postgres, self.redis, *brokers, self.replica, self.nginx, *self.workers]
+        stores = dict.fromkeys([self.postgres, self.redis, self.broker])
+        return [*stores, self.replica, self.nginx, *self.workers]
 
     def submit(self, rows: list[list[float]], parameters: str = "") -> str:
         body = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
@@ -71,14 +73,14 @@ class JobStack(Together):
         return eventually(lambda: (job := self.job(id))["state"] == "done" and job, within_seconds=90)
 
     def lose_messages(self) -> None:
-        """All that wait: Redis evicts them, with their streams and groups; from RabbitMQ somebody removes them."""
-        if self.rabbitmq is None:
+        """All that wait: Redis evicts them, with their streams and groups; from the others somebody removes them."""
+        if isinstance(self.broker, Redis):
             with self.redis.client() as client:
                 client.config_set("maxmemory", "1mb")  # less than it needs by itself: every key goes
                 eventually(lambda: client.dbsize() == 0)
                 client.config_set("maxmemory", "256mb")
-            return
-        asyncio.run(_purge(self.rabbitmq.url))
+        else:
+            asyncio.run(_purge(self.broker))
 
     def assert_answered_once(self, id: str, rows: list[list[float]]) -> None:
         answers = [json.loads(line) for line in self.ask("GET", f"/jobs/{id}/results")[1].splitlines()]
@@ -95,14 +97,18 @@ class JobStack(Together):
         assert logged == {answer["id"]: row for answer, row in zip(answers, rows, strict=True)}
 
 
-async def _purge(url: str) -> None:
-    async with await aio_pika.connect(url) as connection:
+async def _purge(broker: RabbitMq | Nats) -> None:
+    if isinstance(broker, Nats):
+        async with await nats.connect(broker.url) as client:
+            await client.jetstream().purge_stream("shoal-jobs")
+        return
+    async with await aio_pika.connect(broker.url) as connection:
         channel = await connection.channel()
         for name in ("low", "normal", "high"):
             await (await channel.get_queue(f"shoal.jobs.{name}")).purge()
 
 
-@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+@pytest.fixture(scope="module", params=["redis", *BROKERS])
 def stack(request: pytest.FixtureRequest, folders: Callable[[], Path]) -> Iterator[JobStack]:
     stack = JobStack(folders(), request.param)
     try:

@@ -3,7 +3,8 @@ to another one when that dies. Hints may be lost, doubled and come in any order:
 
 Not FastStream, which the design names: its Redis subscriber stops for good when its stream is evicted (0.7.8: "restart
 the application to recreate the group"), which a stream beside a cache has to live with; it has no dead letters there;
-and a publisher of it cannot be opened while its broker is away. What is left to do by hand is in these two files.
+and a publisher of it cannot be opened while its broker is away. Each of the three files here stands on the well-kept
+client of its own broker instead (aio-pika, redis-py, nats-py), and has what is left to do by hand.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ def open_broker(url: str, *, password: str | None, prefetch: int, max_deliveries
     """Connects to nothing yet.
 
     Args:
-        url: amqp:// and amqps:// for RabbitMQ; redis://, rediss:// and unix:// for Redis.
+        url: amqp:// and amqps:// for RabbitMQ; nats:// and tls:// for NATS; redis://, rediss:// and unix:// for Redis.
         prefetch: hints of a priority that a worker holds.
         max_deliveries: after which the broker itself gives a hint up.
-        idle_seconds: after which Redis' consumers count as gone; RabbitMQ knows by their connection.
+        idle_seconds: after which consumers of Redis and NATS count as gone; RabbitMQ knows by their connection.
     Raises:
         ValueError: another kind of URL.
     """
@@ -72,6 +73,12 @@ def open_broker(url: str, *, password: str | None, prefetch: int, max_deliveries
             from api.jobs.brokers.rabbitmq import RabbitMq
 
             return RabbitMq(url, password=password, prefetch=prefetch, max_deliveries=max_deliveries)
+        case "nats" | "tls":
+            from api.jobs.brokers.nats_jetstream import NatsJetStream
+
+            return NatsJetStream(
+                url, password=password, prefetch=prefetch, max_deliveries=max_deliveries, idle_seconds=idle_seconds
+            )
         case "redis" | "rediss" | "unix":
             from api.jobs.brokers.redis_streams import RedisStreams
 
@@ -79,4 +86,6 @@ def open_broker(url: str, *, password: str | None, prefetch: int, max_deliveries
                 url, password=password, prefetch=prefetch, max_deliveries=max_deliveries, idle_seconds=idle_seconds
             )
         case scheme:
-            raise ValueError(f"expected the URL of a message broker, amqp:// or redis:// or unix://, got {scheme}:")
+            raise ValueError(
+                f"expected the URL of a message broker: amqp://, nats://, redis:// or unix://, got {scheme}:"
+            )

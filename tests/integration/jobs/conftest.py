@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,6 +12,8 @@ from typing import Any
 
 import aio_pika
 import httpx
+import nats
+import nats.js.errors
 import numpy as np
 import numpy.typing as npt
 import psycopg
@@ -22,8 +25,9 @@ from api.models.repository import Repository
 from api.settings import Settings
 from tests.conftest import Database
 from tests.integration.conftest import served
-from tests.servers import RabbitMq, Redis, eventually_async, free_ports
+from tests.servers import Nats, RabbitMq, Redis, eventually_async, free_ports
 
+BrokerServer = Redis | RabbitMq | Nats
 Models = tuple[Repository, Programs]
 
 QUEUES = ("low", "normal", "high", "dead")
@@ -37,21 +41,49 @@ def shared_rabbitmq(folders: Callable[[], Path]) -> Iterator[RabbitMq]:
     server.close()
 
 
+@pytest.fixture(scope="session")
+def shared_nats(folders: Callable[[], Path]) -> Iterator[Nats]:
+    server = Nats(folders())
+    server.start()
+    yield server
+    server.close()
+
+
 @pytest.fixture
 async def rabbitmq(shared_rabbitmq: RabbitMq) -> RabbitMq:
     """The shared RabbitMQ, emptied."""
-    async with await aio_pika.connect(shared_rabbitmq.url) as connection:
-        channel = await connection.channel()
-        for name in QUEUES:
-            await channel.queue_delete(f"shoal.jobs.{name}")
+    await remove_queues(shared_rabbitmq)
     return shared_rabbitmq
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def broker(request: pytest.FixtureRequest) -> Redis | RabbitMq:
-    """Each test that asks for it runs over both. Not to be stopped."""
-    server: Redis | RabbitMq = request.getfixturevalue(request.param)
+@pytest.fixture
+async def nats_server(shared_nats: Nats) -> Nats:
+    """The shared NATS, emptied."""
+    await remove_queues(shared_nats)
+    return shared_nats
+
+
+@pytest.fixture(params=["redis", "rabbitmq", "nats_server"])
+def broker(request: pytest.FixtureRequest) -> BrokerServer:
+    """Each test that asks for it runs over all of them. Not to be stopped."""
+    server: BrokerServer = request.getfixturevalue(request.param)
     return server
+
+
+async def remove_queues(server: BrokerServer) -> None:
+    """With all that is in them, whoever uses them."""
+    if isinstance(server, Redis):
+        with server.client() as client:
+            client.delete(*(f"shoal:jobs:{name}" for name in QUEUES))
+    elif isinstance(server, RabbitMq):
+        async with await aio_pika.connect(server.url) as connection:
+            channel = await connection.channel()
+            for name in QUEUES:
+                await channel.queue_delete(f"shoal.jobs.{name}")
+    else:
+        async with await nats.connect(server.url) as connected:
+            with contextlib.suppress(nats.js.errors.NotFoundError):
+                await connected.jetstream().delete_stream("shoal-jobs")
 
 
 @pytest.fixture

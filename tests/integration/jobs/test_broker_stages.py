@@ -19,6 +19,7 @@ from api.jobs.brokers import Broker, BrokerAway, Delivery, Session
 from api.jobs.job import Hint
 from api.settings import Settings
 from tests.integration.jobs.conftest import (
+    BrokerServer,
     Models,
     assert_answered_once,
     ended,
@@ -29,7 +30,7 @@ from tests.integration.jobs.conftest import (
     submit,
     working,
 )  # fmt: skip
-from tests.servers import RabbitMq, Redis, eventually_async
+from tests.servers import RabbitMq, eventually_async
 
 ACCEPTED = "accepted in Postgres, not published"
 PUBLISHED = "published, and the confirm is on its way"
@@ -52,12 +53,12 @@ FURTHEST = {
 
 
 @pytest.fixture(scope="module")
-def breakable(folders: Callable[[], Path]) -> Iterator[Callable[[type[Redis | RabbitMq]], Redis | RabbitMq]]:
+def breakable(folders: Callable[[], Path]) -> Iterator[Callable[[type[BrokerServer]], BrokerServer]]:
     """A server of each kind, which has its queues and may be killed."""
-    servers: dict[type[Redis | RabbitMq], Redis | RabbitMq] = {}
+    servers: dict[type[BrokerServer], BrokerServer] = {}
     with ExitStack() as leave:
 
-        def start(kind: type[Redis | RabbitMq]) -> Redis | RabbitMq:
+        def start(kind: type[BrokerServer]) -> BrokerServer:
             if kind not in servers:
                 server = servers[kind] = kind(folders())
                 leave.callback(server.close)
@@ -77,15 +78,13 @@ async def _make_queues(settings: Settings) -> None:
 
 
 @pytest.fixture
-def victim(
-    broker: Redis | RabbitMq, breakable: Callable[[type[Redis | RabbitMq]], Redis | RabbitMq]
-) -> Redis | RabbitMq:
+def victim(broker: BrokerServer, breakable: Callable[[type[BrokerServer]], BrokerServer]) -> BrokerServer:
     """Of each kind that `broker` has, one that may be killed."""
     return breakable(type(broker))
 
 
 @pytest.fixture
-def settings(settings: Settings, victim: Redis | RabbitMq) -> Settings:
+def settings(settings: Settings, victim: BrokerServer) -> Settings:
     return settings.model_copy(update={"broker_url": victim.url})
 
 
@@ -99,7 +98,7 @@ class Ambush:
     """A broker whose server is killed when a worker first reaches the stage. Nothing else happens in the worker before
     the server is gone, as both run here."""
 
-    def __init__(self, broker: Broker, server: Redis | RabbitMq, dsn: str, stage: str) -> None:
+    def __init__(self, broker: Broker, server: BrokerServer, dsn: str, stage: str) -> None:
         self._broker = broker
         self._server = server
         self._dsn = dsn
@@ -163,14 +162,14 @@ class Watched:
 
 
 @pytest.fixture
-def ambush(settings: Settings, victim: Redis | RabbitMq, stage: str, monkeypatch: pytest.MonkeyPatch) -> Ambush:
+def ambush(settings: Settings, victim: BrokerServer, stage: str, monkeypatch: pytest.MonkeyPatch) -> Ambush:
     """The broker of workers that are opened after this."""
     its = Ambush(make_broker(settings), victim, settings.postgres_dsn, stage)
     monkeypatch.setattr(worker, "make_broker", lambda settings: its)
     return its
 
 
-async def started_again(server: Redis | RabbitMq) -> None:
+async def started_again(server: BrokerServer) -> None:
     server.launch()  # here: it ends with the thread that it was launched by
     await asyncio.to_thread(server.wait_until_ready)
 
@@ -186,7 +185,7 @@ async def until_dead_letters_are(settings: Settings, *counts: int) -> None:
 
 @pytest.mark.parametrize("stage", FURTHEST)
 async def test_a_broker_that_is_killed_while_a_job_is(
-    client: httpx.AsyncClient, settings: Settings, shipped_models: Models, victim: Redis | RabbitMq, ambush: Ambush
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models, victim: BrokerServer, ambush: Ambush
 ) -> None:
     some = rows(950)
 
@@ -211,7 +210,7 @@ async def test_a_broker_that_is_killed_while_a_job_is(
 
 @pytest.mark.parametrize("stage", [GIVEN_UP, REJECTED])
 async def test_a_broker_that_is_killed_while_a_chunk_is(
-    client: httpx.AsyncClient, settings: Settings, shipped_models: Models, victim: Redis | RabbitMq, ambush: Ambush
+    client: httpx.AsyncClient, settings: Settings, shipped_models: Models, victim: BrokerServer, ambush: Ambush
 ) -> None:
     some = rows(250)
     id = await submit(client, some)
@@ -224,8 +223,8 @@ async def test_a_broker_that_is_killed_while_a_chunk_is(
         assert (await ended(client, id))["state"] == "failed"
         [dead] = (await job(client, id))["dead_chunks"]
         assert (dead["first_row"], dead["attempts"]) == (100, 1)
-        # A Redis may forget what it did not save; that the chunk is dead is in Postgres.
-        await until_dead_letters_are(settings, *((0, 1) if isinstance(victim, Redis) else (1,)))
+        # Redis and NATS may forget what they did not save; that the chunk is dead is in Postgres.
+        await until_dead_letters_are(settings, *((1,) if isinstance(victim, RabbitMq) else (0, 1)))
 
         with psycopg.connect(settings.postgres_dsn, autocommit=True) as connection:
             connection.execute("UPDATE job_chunks SET input = %b WHERE number = 1", (whole,))

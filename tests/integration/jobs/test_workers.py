@@ -1,4 +1,4 @@
-"""Workers answer every row of every job once, over both brokers, whatever comes in between."""
+"""Workers answer every row of every job once, over each broker, whatever comes in between."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ from api.prediction_log.link import end
 from api.settings import Settings
 from tests.integration.conftest import served
 from tests.integration.jobs.conftest import (
+    BrokerServer,
     Models,
     assert_answered_once,
     ended,
     is_of_a_job,
     job,
     logged,
+    remove_queues,
     results,
     rows,
     run_before,
     submit,
     working,
 )  # fmt: skip
-from tests.servers import RabbitMq, Redis, eventually_async
+from tests.servers import eventually_async
 
 
 @pytest.fixture
-def settings(settings: Settings, broker: Redis | RabbitMq) -> Settings:
+def settings(settings: Settings, broker: BrokerServer) -> Settings:
     return settings.model_copy(update={"broker_url": broker.url})
 
 
@@ -422,6 +424,20 @@ async def test_another_limit_of_attempts_is_no_matter_for_queues_that_are_there(
     for attempts in (5, 9):
         async with working(settings.model_copy(update={"job_max_attempts": attempts}), *shipped_models):
             assert (await ended(client, await submit(client, rows(10, first=attempts * 100))))["state"] == "done"
+
+
+async def test_queues_that_somebody_removes_while_workers_run_are_made_anew(
+    client: httpx.AsyncClient, settings: Settings, broker: BrokerServer, shipped_models: Models
+) -> None:
+    async with working(settings, *shipped_models):
+        jobs = {}
+        for number in range(3):
+            some = rows(250, first=number * 1000)
+            id = await submit(client, some)
+            jobs[id] = some
+            assert (await ended(client, id))["state"] == "done"
+            await remove_queues(broker)
+    await assert_answered_once(client, settings.postgres_dsn, jobs)
 
 
 async def test_predictions_are_seen_to_come_and_rows_of_jobs_are_not_taken_for_them(
