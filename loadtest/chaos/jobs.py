@@ -23,9 +23,10 @@ from loadtest.chaos.job_ledger import Asking, longest_seconds, reckon, states, w
 from loadtest.chaos.ledger import Ledger
 from loadtest.chaos.oracle import Oracle
 from loadtest.chaos.scenario import Effort, NotHere, Outcome, outcome
-from tests.servers import JobWorker, RabbitMq, Redis, eventually
+from tests.servers import JobWorker, Nats, RabbitMq, Redis, eventually
 from tests.stack import Stack
 
+_BROKERS: dict[str, type[RabbitMq | Nats]] = {"rabbitmq": RabbitMq, "nats": Nats}
 _REPLICAS = 3  # as the scenarios before, which leave their stack
 _END_SECONDS = 180
 _RECOVERY_SECONDS = 30
@@ -41,7 +42,7 @@ class JobStage:
     """What a fault gets: the stack, two workers and their broker, and jobs that come all the while."""
 
     def __init__(
-        self, stack: Stack, broker: RabbitMq | Redis, folder: Path, effort: Effort, tap: Tap | None = None
+        self, stack: Stack, broker: RabbitMq | Redis | Nats, folder: Path, effort: Effort, tap: Tap | None = None
     ) -> None:
         """tap: through which the workers speak with RabbitMQ."""
         self.stack = stack
@@ -104,7 +105,7 @@ def job_day(
     and mends it again.
 
     Args:
-        broker: rabbitmq, or redis, which is that of the cache.
+        broker: rabbitmq or nats, or redis, which is that of the cache.
         is_tapped: workers speak with it through `stage.tap`.
     """
 
@@ -113,7 +114,7 @@ def job_day(
         stack.postgres.execute("DELETE FROM jobs", "predictions")
         folder = ground.empty_folder()
         with ExitStack() as leave:
-            its: RabbitMq | Redis = _rabbitmq(folder, leave) if broker == "rabbitmq" else stack.redis
+            its: RabbitMq | Redis | Nats = stack.redis if broker == "redis" else _started(broker, folder, leave)
             tap = leave.enter_context(tapped(its.port)) if is_tapped and isinstance(its, RabbitMq) else None
             stage = JobStage(stack, its, folder, effort, tap)
             for worker in stage.workers:
@@ -132,13 +133,13 @@ def job_day(
     return run
 
 
-def _rabbitmq(folder: Path, leave: ExitStack) -> RabbitMq:
-    server = RabbitMq(folder / "rabbitmq")
+def _started(broker: str, folder: Path, leave: ExitStack) -> RabbitMq | Nats:
+    server = _BROKERS[broker](folder / broker)
     try:
         server.start()
     except AssertionError as error:
-        if "no rabbitmq-server" in str(error):
-            raise NotHere("there is no rabbitmq-server here: apt-get install rabbitmq-server") from error
+        if f"no {broker}-server" in str(error):
+            raise NotHere(f"there is no {broker}-server here: apt-get install {broker}-server") from error
         raise
     leave.callback(server.close)
     return server

@@ -119,6 +119,12 @@ SCENARIOS = [
         job_day(jobs.broker_killed, jobs=100, broker="redis"),
     ),
     Scenario(
+        "jobs-nats-killed",
+        "the same with NATS as their broker",
+        _EACH_ROW_ONCE,
+        job_day(jobs.broker_killed, jobs=100, broker="nats"),
+    ),
+    Scenario(
         "jobs-postgres-away",
         "SIGKILL of Postgres while jobs run, and 10 s without it",
         _EACH_ROW_ONCE,
