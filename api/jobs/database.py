@@ -26,6 +26,9 @@ class Database:
 
     def __init__(self, *, dsn: str, password: str | None, pool_size: int) -> None:
         connect_args: dict[str, Any] = {**conninfo_to_dict(dsn), "application_name": "shoal jobs"}
+        # A process that is frozen severs nothing, and all other workers would wait for what it has locked.
+        timeout = f"-c idle_in_transaction_session_timeout={_TRANSACTION_SECONDS}s"
+        connect_args["options"] = f"{connect_args.get('options', '')} {timeout}"
         if password is not None:
             connect_args["password"] = password
         self._pool: AsyncConnectionPool[Connection] = open_pool(
@@ -57,8 +60,10 @@ class Database:
                         yield connection
         except PoolTimeout as error:
             raise JobsUnavailable("all connections for jobs are busy, or Postgres is away") from error
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            # These two are the server's and the connection's doing; a statement that is wrong is a bug, and shows.
+        except (
+            psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout,
+        ) as error:  # fmt: skip
+            # These are the server's and the connection's doing; a statement that is wrong is a bug, and shows.
             raise JobsUnavailable("Postgres went away, or took too long") from error
         except psycopg.errors.UndefinedTable as error:
             raise JobsUnavailable("Postgres has no tables for jobs yet") from error
