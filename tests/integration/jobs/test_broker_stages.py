@@ -109,14 +109,18 @@ class Ambush:
         self.is_over = asyncio.Event()
         """The worker has noticed."""
 
-    def reach(self, stage: str) -> bool:
-        """Whether that was the end of the broker."""
-        if stage != self.stage or self.has_struck.is_set():
+    def reach(self, stage: str, hint: Hint | None = None) -> bool:
+        """Whether that was the end of the broker. hint: of what; the broker may still have some of an earlier test's."""
+        if stage != self.stage or self.has_struck.is_set() or not (hint is None or self._is_ours(hint)):
             return False
         self._server.kill()
         self.seen = states(self._dsn)
         self.has_struck.set()
         return True
+
+    def _is_ours(self, hint: Hint) -> bool:
+        with psycopg.connect(self._dsn) as connection:
+            return connection.execute("SELECT FROM jobs WHERE id = %s", (hint.job,)).fetchone() is not None
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -148,17 +152,17 @@ class Watched:
         if self._ambush.stage in (PUBLISHED, CONFIRMED):
             await self._ambush.has_struck.wait()
         async for delivery in self._session.deliveries():
-            self._ambush.reach(DELIVERED)
+            self._ambush.reach(DELIVERED, delivery.hint)
             yield delivery
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        self._ambush.reach(SETTLED)
+        self._ambush.reach(SETTLED, delivery.hint)
         await self._session.acknowledge(delivery)
 
     async def reject(self, delivery: Delivery) -> None:
-        self._ambush.reach(GIVEN_UP)
+        self._ambush.reach(GIVEN_UP, delivery.hint)
         await self._session.reject(delivery)
-        self._ambush.reach(REJECTED)
+        self._ambush.reach(REJECTED, delivery.hint)
 
 
 @pytest.fixture
