@@ -110,7 +110,7 @@ class Ambush:
         """The worker has noticed."""
 
     def reach(self, stage: str, hint: Hint | None = None) -> bool:
-        """Whether that was the end of the broker. hint: of what; the broker may still have some of an earlier test's."""
+        """Whether that was the end of the broker. hint: the broker may still have some of an earlier test's."""
         if stage != self.stage or self.has_struck.is_set() or not (hint is None or self._is_ours(hint)):
             return False
         self._server.kill()
