@@ -293,6 +293,11 @@ class Nats(Server):
             return connection.recv(4) == b"INFO"  # JetStream is there before
 
 
+BrokerServer = Redis | RabbitMq | Nats
+BROKERS: dict[str, type[RabbitMq | Nats]] = {"rabbitmq": RabbitMq, "nats": Nats}
+"""Beside the Redis of the cache."""
+
+
 class Nginx(Server):
     """nginx as compose and `make run` start it, on a port of its own."""
 

@@ -23,10 +23,9 @@ from loadtest.chaos.job_ledger import Asking, longest_seconds, reckon, states, w
 from loadtest.chaos.ledger import Ledger
 from loadtest.chaos.oracle import Oracle
 from loadtest.chaos.scenario import Effort, NotHere, Outcome, outcome
-from tests.servers import JobWorker, Nats, RabbitMq, Redis, eventually
+from tests.servers import BROKERS, BrokerServer, JobWorker, Nats, RabbitMq, eventually
 from tests.stack import Stack
 
-_BROKERS: dict[str, type[RabbitMq | Nats]] = {"rabbitmq": RabbitMq, "nats": Nats}
 _REPLICAS = 3  # as the scenarios before, which leave their stack
 _END_SECONDS = 180
 _RECOVERY_SECONDS = 30
@@ -42,7 +41,7 @@ class JobStage:
     """What a fault gets: the stack, two workers and their broker, and jobs that come all the while."""
 
     def __init__(
-        self, stack: Stack, broker: RabbitMq | Redis | Nats, folder: Path, effort: Effort, tap: Tap | None = None
+        self, stack: Stack, broker: BrokerServer, folder: Path, effort: Effort, tap: Tap | None = None
     ) -> None:
         """tap: through which the workers speak with RabbitMQ."""
         self.stack = stack
@@ -114,7 +113,7 @@ def job_day(
         stack.postgres.execute("DELETE FROM jobs", "predictions")
         folder = ground.empty_folder()
         with ExitStack() as leave:
-            its: RabbitMq | Redis | Nats = stack.redis if broker == "redis" else _started(broker, folder, leave)
+            its: BrokerServer = stack.redis if broker == "redis" else _started(broker, folder, leave)
             tap = leave.enter_context(tapped(its.port)) if is_tapped and isinstance(its, RabbitMq) else None
             stage = JobStage(stack, its, folder, effort, tap)
             for worker in stage.workers:
@@ -134,7 +133,7 @@ def job_day(
 
 
 def _started(broker: str, folder: Path, leave: ExitStack) -> RabbitMq | Nats:
-    server = _BROKERS[broker](folder / broker)
+    server = BROKERS[broker](folder / broker)
     try:
         server.start()
     except AssertionError as error:

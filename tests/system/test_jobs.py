@@ -15,13 +15,23 @@ import nats
 import psycopg
 import pytest
 
-from tests.servers import JobWorker, Nats, Nginx, Postgres, RabbitMq, Redis, Replica, Server, eventually
+from tests.servers import (
+    BROKERS,
+    BrokerServer,
+    JobWorker,
+    Nats,
+    Nginx,
+    Postgres,
+    RabbitMq,
+    Redis,
+    Replica,
+    Server,
+    eventually,
+)
 from tests.stack import Together
 
 ROWS = 40_000
 CHUNK_ROWS = 2000
-BROKERS: dict[str, type[RabbitMq | Nats]] = {"rabbitmq": RabbitMq, "nats": Nats}
-"""Beside the Redis of the cache."""
 
 
 class JobStack(Together):
@@ -36,7 +46,7 @@ class JobStack(Together):
         }
         self.postgres = Postgres(folder / "postgres")
         self.redis = Redis(folder / "redis")
-        self.broker: Redis | RabbitMq | Nats = BROKERS[broker](folder / broker) if broker in BROKERS else self.redis
+        self.broker: BrokerServer = BROKERS[broker](folder / broker) if broker in BROKERS else self.redis
         where: dict[str, Any] = {
             "postgres_dsn": self.postgres.dsn,
             "redis_url": self.redis.url,

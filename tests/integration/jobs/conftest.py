@@ -25,9 +25,8 @@ from api.models.repository import Repository
 from api.settings import Settings
 from tests.conftest import Database
 from tests.integration.conftest import served
-from tests.servers import Nats, RabbitMq, Redis, eventually_async, free_ports
+from tests.servers import BrokerServer, Nats, RabbitMq, Redis, eventually_async, free_ports
 
-BrokerServer = Redis | RabbitMq | Nats
 Models = tuple[Repository, Programs]
 
 QUEUES = ("low", "normal", "high", "dead")

@@ -19,7 +19,6 @@ from api.jobs.brokers import Broker, BrokerAway, Delivery, Session
 from api.jobs.job import Hint
 from api.settings import Settings
 from tests.integration.jobs.conftest import (
-    BrokerServer,
     Models,
     assert_answered_once,
     ended,
@@ -30,7 +29,7 @@ from tests.integration.jobs.conftest import (
     submit,
     working,
 )  # fmt: skip
-from tests.servers import RabbitMq, eventually_async
+from tests.servers import BrokerServer, RabbitMq, eventually_async
 
 ACCEPTED = "accepted in Postgres, not published"
 PUBLISHED = "published, and the confirm is on its way"

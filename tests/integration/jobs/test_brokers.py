@@ -15,8 +15,8 @@ from api.jobs.brokers import Broker, BrokerAway, Delivery, Session, open_broker
 from api.jobs.job import PRIORITIES, Hint
 from api.prediction_log.link import end
 from tests.certificate import certify_localhost
-from tests.integration.jobs.conftest import BrokerServer, remove_queues
-from tests.servers import Nats, eventually_async
+from tests.integration.jobs.conftest import remove_queues
+from tests.servers import BrokerServer, Nats, eventually_async
 
 IDLE_SECONDS = 2
 WORD = "p:ss@w/rd %41"

@@ -27,7 +27,6 @@ from api.prediction_log.link import end
 from api.settings import Settings
 from tests.integration.conftest import served
 from tests.integration.jobs.conftest import (
-    BrokerServer,
     Models,
     assert_answered_once,
     ended,
@@ -41,7 +40,7 @@ from tests.integration.jobs.conftest import (
     submit,
     working,
 )  # fmt: skip
-from tests.servers import eventually_async
+from tests.servers import BrokerServer, eventually_async
 
 
 @pytest.fixture
