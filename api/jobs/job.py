@@ -41,6 +41,10 @@ class Hint(msgspec.Struct, frozen=True):
     priority: int
 
 
+encode_hint = msgspec.json.Encoder().encode
+decode_hint = msgspec.json.Decoder(Hint).decode
+
+
 def job_id(unix_ms: int, seed: bytes) -> UUID:
     """The same for the same request, as for single predictions."""
     return UUID(int=uuid7(unix_ms, b"job" + seed))

@@ -25,7 +25,7 @@ from nats.js.errors import NotFoundError
 from yarl import URL
 
 from api.jobs.brokers import BrokerAway, Delivery
-from api.jobs.job import PRIORITIES, Hint
+from api.jobs.job import PRIORITIES, Hint, decode_hint, encode_hint
 from api.prediction_log.link import end
 
 _STREAM = "shoal-jobs"
@@ -35,9 +35,6 @@ _TIMEOUT_SECONDS = 5
 _PING_SECONDS = 5  # nats-py's own default is 120, and it hangs up when two were not answered
 _PULL_SECONDS = 2  # so long a worker that is frozen may still be sent messages
 _PULL = msgspec.json.encode({"batch": 1, "expires": _PULL_SECONDS * 10**9})
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Hint).decode
 
 
 class NatsJetStream:
@@ -152,7 +149,7 @@ class _Session:
     async def publish(self, hints: Sequence[Hint]) -> None:
         with _as_away():
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                await asyncio.gather(*(self._publish(_SUBJECTS[hint.priority], _encode(hint)) for hint in hints))
+                await asyncio.gather(*(self._publish(_SUBJECTS[hint.priority], encode_hint(hint)) for hint in hints))
 
     async def _publish(self, subject: str, data: bytes) -> None:
         await self._jetstream.publish(subject, data, stream=_STREAM)  # returns when it is confirmed
@@ -166,7 +163,7 @@ class _Session:
             if isinstance(message, BrokerAway):
                 raise message
             times = message.metadata.num_delivered
-            delivery = Delivery(_decode(message.data), times > 1, message)
+            delivery = Delivery(decode_hint(message.data), times > 1, message)
             if times > self._max_deliveries:
                 await self.reject(delivery)
             else:
@@ -201,7 +198,7 @@ class _Session:
                 while True:
                     message = await self._jetstream.get_msg(_STREAM, number + 1, _DEAD, next=True)
                     number = message.seq or 0
-                    found.append(Delivery(_decode(message.data or b""), True, number))
+                    found.append(Delivery(decode_hint(message.data or b""), True, number))
         return found
 
     async def on_error(self, error: Exception) -> None:

@@ -10,12 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aio_pika
-import msgspec
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from yarl import URL
 
 from api.jobs.brokers import BrokerAway, Delivery
-from api.jobs.job import PRIORITIES, Hint
+from api.jobs.job import PRIORITIES, Hint, decode_hint, encode_hint
 
 _QUEUES = tuple(f"shoal.jobs.{name}" for name in PRIORITIES)
 _DEAD = "shoal.jobs.dead"  # exchange and queue
@@ -24,9 +23,6 @@ _HEARTBEAT_SECONDS = 10  # RabbitMQ's own default is 60: so long a frozen worker
 
 # It says aloud, at every attempt, what is raised anyway, and said once where that is caught.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Hint).decode
 
 
 class RabbitMq:
@@ -104,7 +100,7 @@ class _Session:
 
     async def _publish(self, hint: Hint) -> None:
         message = aio_pika.Message(
-            _encode(hint), content_type="application/json", delivery_mode=aio_pika.DeliveryMode.PERSISTENT
+            encode_hint(hint), content_type="application/json", delivery_mode=aio_pika.DeliveryMode.PERSISTENT
         )
         await self._channel.default_exchange.publish(message, _QUEUES[hint.priority], mandatory=True)
 
@@ -118,7 +114,7 @@ class _Session:
             message = await self._arrived.get()
             if isinstance(message, BrokerAway):
                 raise message
-            yield Delivery(_decode(message.body), bool(message.redelivered), message)
+            yield Delivery(decode_hint(message.body), bool(message.redelivered), message)
 
     async def acknowledge(self, delivery: Delivery) -> None:
         with _as_away():
@@ -145,7 +141,7 @@ class _Session:
                 queue = await self._dead_channel.get_queue(_DEAD, ensure=False)
                 found = []
                 while message := await queue.get(fail=False):
-                    found.append(Delivery(_decode(message.body), True, message))
+                    found.append(Delivery(decode_hint(message.body), True, message))
                 return found
 
     async def _put_dead_letters_back(self) -> None:

@@ -14,12 +14,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
 from api.jobs.brokers import BrokerAway, Delivery
-from api.jobs.job import PRIORITIES, Hint
+from api.jobs.job import PRIORITIES, Hint, decode_hint, encode_hint
 
 _STREAMS = tuple(f"shoal:jobs:{name}" for name in PRIORITIES)
 _DEAD = "shoal:jobs:dead"
@@ -28,9 +27,6 @@ _BLOCK_SECONDS = 0.5
 _GLANCE_SECONDS = 0.05  # between looks for what is more urgent than what is held
 _TIMEOUT_SECONDS = 5
 _FORGET_CONSUMER_SECONDS = 600
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Hint).decode
 
 
 class RedisStreams:
@@ -109,7 +105,7 @@ class _Session:
         with _as_away():
             async with self._client.pipeline(transaction=True) as pipeline:
                 for hint in hints:
-                    pipeline.xadd(_STREAMS[hint.priority], {"hint": _encode(hint)})
+                    pipeline.xadd(_STREAMS[hint.priority], {"hint": encode_hint(hint)})
                 await pipeline.execute()
 
     async def deliveries(self) -> AsyncIterator[Delivery]:
@@ -138,7 +134,7 @@ class _Session:
         stream, id = self._forget(delivery)
         with _as_away():
             async with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.xadd(_DEAD, {"hint": _encode(delivery.hint)})
+                pipeline.xadd(_DEAD, {"hint": encode_hint(delivery.hint)})
                 pipeline.xack(stream, _GROUP, id)
                 pipeline.xdel(stream, id)
                 await pipeline.execute()
@@ -150,7 +146,7 @@ class _Session:
     async def take_dead_letters(self) -> list[Delivery]:
         with _as_away():
             entries = await self._client.xrange(_DEAD)
-        return [Delivery(_decode(fields[b"hint"]), True, (_DEAD, id)) for id, fields in entries]
+        return [Delivery(decode_hint(fields[b"hint"]), True, (_DEAD, id)) for id, fields in entries]
 
     def _forget(self, delivery: Delivery) -> tuple[str, bytes]:
         tag: Any = delivery.tag  # of our own making
@@ -197,7 +193,7 @@ class _Session:
         ]
 
     def _hold(self, stream: str, id: bytes, fields: Any, *, is_redelivered: bool) -> Delivery:
-        delivery = Delivery(_decode(fields[b"hint"]), is_redelivered, (stream, id))
+        delivery = Delivery(decode_hint(fields[b"hint"]), is_redelivered, (stream, id))
         self._held[stream, id] = delivery
         return delivery
 
