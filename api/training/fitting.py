@@ -90,17 +90,31 @@ def fit(
     batch_rows: int,
     learning_rate: float,
     weight_decay: float = 0.0,
+    warm_up_epochs: int = 0,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """AdamW with a cosine schedule. The module is left in eval mode."""
+    """AdamW with a cosine schedule. The module is left in eval mode.
+
+    warm_up_epochs: of the epochs, those in which the learning rate rises before it falls.
+    augment: changes rows by chance each time they are seen, in what their targets do not depend on.
+    """
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    schedule = torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=warm_up_epochs),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs - warm_up_epochs),
+        ],
+        milestones=[warm_up_epochs],
+    )
     module.train()
     for _ in range(epochs):
         shuffled = torch.randperm(len(rows))
         for start in range(0, len(rows), batch_rows):
             batch = shuffled[start : start + batch_rows]
+            given = augment(rows[batch]) if augment else rows[batch]
             optimizer.zero_grad()
-            loss(module(rows[batch]), targets[batch]).backward()  # type: ignore[no-untyped-call]
+            loss(module(given), targets[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
     module.eval()

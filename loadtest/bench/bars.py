@@ -19,8 +19,6 @@ from loadtest.bench.workloads import WORKLOADS, Case, Workload
 
 CONNECTIONS = 64
 MIN_ROUNDS = 5
-# The shipped image model is far cheaper than a request, and with a much dearer one what a request costs does not show.
-ORDINARY_MICROSECONDS = 1_000
 
 
 def _against(
@@ -41,17 +39,11 @@ def _against(
     )
 
 
-def _image(other: str, experiment: str, model: str, rows: int) -> Measured:
-    """Rows/s of an image model, all misses, in parts of another's. rows: in a request; 0 for a single one."""
+def _image(other: str, rows: int) -> Measured:
+    """Rows/s of the image model, all misses, in parts of another's. rows: in a request; 0 for a single one."""
     connections = ROWS_CONNECTIONS if rows else CONNECTIONS
     return _against(
-        other,
-        requests_per_second,
-        "miss",
-        experiment=experiment,
-        model=model,
-        connections=connections,
-        rows=rows,
+        other, requests_per_second, "miss", experiment="limit", model="digits", connections=connections, rows=rows
     )
 
 
@@ -98,23 +90,7 @@ BARS = (
         for workload in WORKLOADS
     ),
     *(
-        Bar(f"shipped image model, miss, rows/s against the model by itself, {asked}", limited, at_least=0.7)
-        for asked, limited in (
-            ("single rows", _image(LIMIT, "limit", "digits", 0)),
-            ("64 rows a request", _image(LIMIT, "limit", "digits", 64)),
-            ("512 rows a request", _image(LIMIT, "limit", "digits", 512)),
-        )
-    ),
-    *(
-        Bar(f"shipped image model, miss, batched against not, {asked}", batched, at_least=2)
-        for asked, batched in (
-            ("single rows", _image("unbatched", "limit", "digits", 0)),
-            ("64 rows a request", _image("unbatched", "limit", "digits", 64)),
-        )
-    ),
-    *(
-        Bar(f"image model of 1 ms a row, miss, {what}, {asked}", _image(other, "cost", model, rows), at_least=least)
-        for model in [growth.cost_model(ORDINARY_MICROSECONDS)]
+        Bar(f"image model, miss, {what}, {asked}", _image(other, rows), at_least=least)
         for other, what, least in (
             (LIMIT, "rows/s against the model by itself", 0.7),
             ("unbatched", "batched against not", 2),

@@ -74,12 +74,14 @@ def experiments(connections: int) -> list[Experiment]:
         ),
         Experiment(
             "limit",
-            "the image model, all misses, batched and not, against the model by itself",
+            "the image model, all misses, batched and not, against the model by itself; then its first, cheap version",
             [SHOAL, UNBATCHED],
             [
                 Case("digits", "miss", connections),
                 Case("digits", "miss", ROWS_CONNECTIONS, 64),
-                Case("digits", "miss", ROWS_CONNECTIONS, 512),
+                Case("digits/1", "miss", connections),
+                Case("digits/1", "miss", ROWS_CONNECTIONS, 64),
+                Case("digits/1", "miss", ROWS_CONNECTIONS, 512),
             ],
             with_limit=True,
         ),

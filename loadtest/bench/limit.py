@@ -26,7 +26,7 @@ class Limit:
     """Of one model. Each measurement runs in a process of its own, as torch's threads are those of a process."""
 
     def __init__(self, model: str, repository: Path | None = None) -> None:
-        """repository: None for the shipped models."""
+        """model: with or without a version, as in `digits/1`. repository: None for the shipped models."""
         self._model = model
         self._repository = repository
         self._batch_rows = 0
@@ -65,7 +65,7 @@ class Loop:
         from api.models.runtime import Program, use_threads
         from api.settings import HERE
 
-        version = Repository.open(repository or HERE / "model_repository").resolve(model)
+        version = Repository.open(repository or HERE / "model_repository").resolve(*model.split("/"))
         self._run = Program.load(version).run
         self._row = np.array([version.manifest.example], dtype=np.float32)
         use_threads(1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,12 @@ _RUNS = 2**14  # that wrk.lua can tell apart
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One load. model: a shipped one, or one of generated.py. rows: in a request; 0 for a single row on /predict.
-    connections: of the load generator. everyone: whether all models that a subject serves are asked in turn."""
+    """One load.
+
+    model: a shipped one, or one of generated.py; with its version, as in `digits/1`, where it is not the default one.
+    rows: in a request; 0 for a single row on /predict. connections: of the load generator. everyone: whether all models
+    that a subject serves are asked in turn.
+    """
 
     model: str
     workload: Workload
@@ -31,12 +36,13 @@ class Case:
         end = "/batch" if self.rows else ""
         if self.model in MODELS:
             return [MODELS[self.model].path + end]
-        return [f"/models/{name}/predict{end}" for name in (served if self.everyone else [self.model])]
+        named = served if self.everyone else [self.model.replace("/", "/versions/")]
+        return [f"/models/{name}/predict{end}" for name in named]
 
     @property
     def kind(self) -> Model:
         """The shipped model whose rows it takes."""
-        return MODELS[self.model.partition("-")[0]]
+        return MODELS[re.split("[-/]", self.model)[0]]
 
     @property
     def name(self) -> str:

@@ -347,7 +347,7 @@ async def test_the_documentation_needs_nothing_from_elsewhere(client: httpx.Asyn
 
 async def test_metrics_count_what_was_answered(client: httpx.AsyncClient) -> None:
     def count(text: str) -> float:
-        name = 'shoal_predictions_total{cache="miss",model="digits",version="1"}'
+        name = 'shoal_predictions_total{cache="miss",model="digits",version="2"}'
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
     before = count((await client.get("/metrics")).text)

@@ -59,7 +59,7 @@ async def test_what_is_wrong_with_some_models_keeps_no_other_from_serving(
     async with served(settings, opened, programs) as client:
         models = (await client.get("/models")).json()
         answer = await client.post("/predict", json={"features": ROW})
-        unknown = await client.post("/models/digits/predict", json={"features": ROW})
+        unknown = await client.post("/models/penguin-mass/predict", json={"features": ROW})
         health = (await client.get("/health")).json()
 
     assert {refused["path"] for refused in models["refused"]} == {
@@ -75,7 +75,7 @@ async def test_what_is_wrong_with_some_models_keeps_no_other_from_serving(
     assert answer.status_code == 200
     assert answer.json()["version"] == "2"
     assert unknown.status_code == 404
-    assert health["components"]["models"] == {"status": "up", "served": 2, "refused": 4}
+    assert health["components"]["models"] == {"status": "up", "served": 3, "refused": 4}
 
 
 async def test_a_replica_without_its_default_model_serves_the_others_and_is_not_ready(

@@ -60,4 +60,7 @@ def test_what_is_shipped_is_as_good_as_the_readme_says() -> None:
     assert metrics["penguins/1"]["holdout_accuracy"] < 0.85
     assert metrics["penguins/2"]["holdout_accuracy"] > 0.95
     assert metrics["digits/1"]["holdout_accuracy"] > 0.97
+    assert metrics["digits/1"]["holdout_accuracy_shifted_by_one_pixel"] < 0.6
+    assert metrics["digits/2"]["holdout_accuracy"] > 0.98
+    assert metrics["digits/2"]["holdout_accuracy_shifted_by_one_pixel"] > 0.95
     assert metrics["penguin-mass/1"]["holdout_mean_absolute_error_g"] < 320
