@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from api import flush_command, job_commands
 from api.access.command import add_keys
-from api.models.manifest import Manifest, VersionManifest
+from api.models.manifest import TOLERANCES, Manifest, VersionManifest
 from api.models.repository import MODEL_FILE, Repository, in_one_line, read_manifest, sha256_of
 from api.settings import Settings
 
@@ -157,9 +157,8 @@ def _export(options: argparse.Namespace) -> int:
     archive = export.export(module, np.array(manifest.example, dtype=np.float32), options.max_batch_rows)
     added, difference = export.publish(options.repository, manifest, version, archive, version_fields, original=module)
     print(f"exported {options.module}, {len(archive)} bytes, sha256 {added.version_manifest.sha256}")
-    print(
-        f"agrees with the module to {difference:.1e} of its largest output (allowed: {export.RELATIVE_TOLERANCE:.0e})"
-    )
+    allowed = TOLERANCES[manifest.input.dtype]
+    print(f"agrees with the module to {difference:.1e} of its largest output (allowed: {allowed:.0e})")
     print(f"added {added.name}/{added.version} to {options.repository}; servers take it up when they start")
     return 0
 

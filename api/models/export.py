@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from api.models import pt2
-from api.models.manifest import Manifest, VersionManifest
+from api.models.manifest import TOLERANCES, Manifest, VersionManifest
 from api.models.repository import (
     ARTEFACT_FILE,
     MODEL_FILE,
@@ -31,9 +31,6 @@ from api.models.repository import (
     read_version,
 )
 from api.models.runtime import InvalidArtefact, Program, one_line
-
-RELATIVE_TOLERANCE = 1e-4
-"""How far a program may be from the original: float32 is good for 1e-7, and operators may add up in another order."""
 
 _BATCHES = (1, 2, 3, 7, 64)
 _INPUT = "rows"
@@ -153,7 +150,7 @@ def compare(program: Program, original: torch.nn.Module, version: ModelVersion) 
     Returns:
         The largest difference, relative to the largest output.
     Raises:
-        CannotExport: they differ by more than RELATIVE_TOLERANCE, or one of them fails.
+        CannotExport: they differ by more than manifest.TOLERANCES allows, or one of them fails.
     """
     example = np.array(version.manifest.example, dtype=np.float32)
     random = np.random.default_rng(0)
@@ -173,10 +170,10 @@ def compare(program: Program, original: torch.nn.Module, version: ModelVersion) 
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             raise CannotExport(f"it fails on a batch of {batch}: {one_line(cause)}{hint}") from error
         difference = float(np.abs(given - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
-        if not difference <= RELATIVE_TOLERANCE:
+        if not difference <= TOLERANCES[version.manifest.input.dtype]:
             raise CannotExport(
                 f"the exported program differs from the module by {difference:.1e} of the largest output on a batch of"
-                f" {batch}, allowed are {RELATIVE_TOLERANCE:.0e}"
+                f" {batch}, allowed are {TOLERANCES[version.manifest.input.dtype]:.0e}"
             )
         worst = max(worst, difference)
     return worst

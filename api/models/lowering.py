@@ -70,7 +70,7 @@ def lower(exported: torch.export.ExportedProgram, *, channels_last: bool) -> tup
 
     Args:
         channels_last: whether convolutions may keep the channels of a pixel together. Their sums are added up in
-            another order then, within the tolerance that runtime.py states.
+            another order then, within manifest.TOLERANCES.
     """
     graph = Graph()
     graph.output(graph.graph_copy(exported.graph, val_map={}))

@@ -12,6 +12,11 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """A name of a model or version: it stands in URLs, in file paths and in metric labels."""
 
 
+TOLERANCES = {"float32": 1e-4}
+"""By dtype, how far an output may be from what another run gives for the same row, in parts of the greatest output: in
+batches of another size, or as another program of the same model, sums are added up in another order."""
+
+
 def _whole_number_as_text(value: object) -> object:
     # `default_version: 2` is what anyone would write. 1.10 must be quoted, as YAML reads it as 1.1: so no floats.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from api.models import runtime
+from api.models.manifest import TOLERANCES
 from api.models.repository import Repository
 from api.models.runtime import Program
 from loadtest.chaos.reconcile import Question
 
-_TOLERANCE = 1e-4  # of a float32 in batches of different sizes, and six digits
+_TOLERANCE = TOLERANCES["float32"]  # of a probability; a confidence has six digits
 _ROWS = 64
 
 
