@@ -20,6 +20,8 @@ from api.models.manifest import Manifest
 from tests.stack import Stack
 
 CLIENTS = 200
+REPLICAS = 3
+WORKERS = 2  # of each
 
 
 class Slow(torch.nn.Module):
@@ -67,10 +69,11 @@ def repository(folders: Callable[[], Path]) -> Path:
 def stack(folders: Callable[[], Path], repository: Path) -> Iterator[Stack]:
     stack = Stack(
         folders(),
-        replicas=3,
+        replicas=REPLICAS,
         SHOAL_MODEL_REPOSITORY=str(repository),
         SHOAL_DEFAULT_MODEL="dear",
         SHOAL_REDIS_BUDGET_SECONDS="5",
+        SHOAL_WORKERS=str(WORKERS),
     )
     try:
         stack.start()
@@ -79,9 +82,9 @@ def stack(folders: Callable[[], Path], repository: Path) -> Iterator[Stack]:
         stack.close()
 
 
-@pytest.mark.parametrize(("model", "most_runs"), [("dear", 1), ("cheap", 3)])
+@pytest.mark.parametrize(("model", "of_a_replica", "of_all"), [("dear", 1, 1), ("cheap", WORKERS, REPLICAS * WORKERS)])
 async def test_equal_questions_at_once_run_the_model_as_seldom_as_promised(
-    stack: Stack, model: str, most_runs: int
+    stack: Stack, model: str, of_a_replica: int, of_all: int
 ) -> None:
     before = [rows_run(replica.port, model) for replica in stack.replicas]
     row = [float(random.randrange(1000)) for _ in range(3)]
@@ -93,8 +96,8 @@ async def test_equal_questions_at_once_run_the_model_as_seldom_as_promised(
     assert Counter(reply.status_code for reply in replies) == {200: CLIENTS}
     assert {reply.json()["prediction"] for reply in replies} == {sum(row)}
     runs = [rows_run(replica.port, model) - then for replica, then in zip(stack.replicas, before, strict=True)]
-    assert max(runs) == 1, runs
-    assert 1 <= sum(runs) <= most_runs, runs
+    assert max(runs) <= of_a_replica, runs
+    assert 1 <= sum(runs) <= of_all, runs
     tiers = Counter(reply.headers["X-Cache"] for reply in replies)
     assert tiers["miss"] == sum(runs), tiers
 
