@@ -60,6 +60,8 @@ class Load:
         self._connections: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self.began = 0.0
+        self.behind_seconds = 0.0
+        """How late the next request is."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -107,6 +109,7 @@ class Load:
         looked = due = self.began = time.monotonic()
         while not self._stop.is_set():
             now = time.monotonic()
+            self.behind_seconds = now - (self.ledger.due[self._waiting[0]] if self._waiting else due)
             for _ in range(_BURST):
                 if due > now:
                     break

@@ -307,13 +307,13 @@ SCENARIOS = [
     Scenario(
         "overload-dear",
         "three times as many requests as a dear model answers at most, for a minute",
-        _OVERLOAD.format(overload.DEAR_GOODPUT, overload.REFUSAL_SECONDS),
+        _OVERLOAD.format(overload.GOODPUT, overload.REFUSAL_SECONDS),
         overload.dear,
     ),
     Scenario(
         "overload-cheap",
         "the same with a model that costs less than the HTTP around it",
-        _OVERLOAD.format(overload.CHEAP_GOODPUT, overload.CHEAP_REFUSAL_SECONDS),
+        _OVERLOAD.format(overload.GOODPUT, overload.CHEAP_REFUSAL_SECONDS),
         overload.cheap,
     ),
 ]

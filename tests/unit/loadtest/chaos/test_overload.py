@@ -16,9 +16,14 @@ FLAT = [(BEGUN + second, 5e8) for second in range(10)]
 
 
 def overload(
-    *, answers: float = 10, refusal_seconds: float = 0.01, retry_after: int = 1, lag_seconds: float = 0.0
+    *,
+    answers: float = 10,
+    refusal_seconds: float = 0.01,
+    retry_after: int = 1,
+    lag_seconds: float = 0.0,
+    is_seen_to_end: bool = True,
 ) -> Ledger:
-    """Ten seconds with three times the peak offered, of which so many a second are answered."""
+    """Ten seconds with three times the peak offered, of which so many a second are answered; then a request in time."""
     ledger = Ledger()
     for number in range(300):
         due = BEGUN + number / 30
@@ -28,6 +33,8 @@ def overload(
             ledger.end(number, due, 200, b"{}")
         else:
             ledger.end(number, sent + refusal_seconds, 429, b"", retry_after)
+    due = ENDED + 1
+    ledger.end(ledger.begin(due, due if is_seen_to_end else due + 1), due + 1, 200, b"{}")
     return ledger
 
 
@@ -51,6 +58,7 @@ def test_an_overload_as_promised_is_found_so() -> None:
         (lambda: verdict(overload(retry_after=60)), "without a Retry-After"),
         (lambda: verdict(overload(), [(at, size + at * 2e7) for at, size in FLAT]), "memory grew"),
         (lambda: verdict(overload(), recovered_seconds=3), "3.0 s to recover"),
+        (lambda: verdict(overload(is_seen_to_end=False)), "nobody saw the recovery"),
     ],
 )
 def test_each_promise_that_is_broken_is_named(make: Callable[[], list[str]], broken: str) -> None:
