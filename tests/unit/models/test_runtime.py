@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from api.errors import ModelFailed
+from api.models import runtime
 from api.models.export import export
 from api.models.repository import Repository
 from api.models.runtime import InvalidArtefact, Program, use_threads
@@ -299,6 +300,15 @@ def test_one_thread_is_one_thread_wherever_a_model_runs() -> None:
     result = run_here("run_on_one_thread")
 
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(("quota", "workers", "threads"), [(8, 2, 4), (8, 3, 2), (1.5, 1, 1), (0.5, 2, 1)])
+def test_threads_follow_the_quota_and_not_the_cores(
+    quota: float, workers: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "cpus", lambda: quota)
+
+    assert use_threads(0, workers) == torch.get_num_threads() == threads
 
 
 def test_threads_are_shared_among_the_workers() -> None:
