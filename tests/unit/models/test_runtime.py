@@ -272,7 +272,7 @@ def test_a_batch_larger_than_the_room_for_it_gets_its_own(add: Add, double: byte
 
 def run_on_one_thread() -> None:
     """Exits with what a run in a thread of its own costs in CPU time: the process's by the thread's."""
-    program = Program.load(Repository.open(HERE / "model_repository").resolve("digits"))
+    program = Program.load(Repository.open(HERE / "model_repository").resolve("digits", "1"))
     use_threads(1, workers=1)
     ratios = []
 
