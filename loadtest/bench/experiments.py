@@ -38,6 +38,7 @@ WITHOUT_REDIS = Subject("without-redis", "shoal with Redis stopped", stopped=("r
 _FORGETFUL = {"SHOAL_WORKERS": "1", "SHOAL_CACHE_LOCAL_ROWS": "2000"}
 BY_CONNECTIONS = Subject("least_conn", "the one with the fewest requests", replicas=3, env=_FORGETFUL)
 BY_BODY = Subject("hash", "the same one for equal bodies", replicas=3, env=_FORGETFUL | {"NGINX_BALANCE": "hash"})
+CLAIMING = Subject("claiming", "claims each row in Redis before it runs it", env={"SHOAL_CACHE_CLAIM_RUN_SECONDS": "0"})
 ONE_WORKER = Subject("1-worker", "shoal with 1 worker", env={"SHOAL_WORKERS": "1"})
 FOUR_WORKERS = Subject("4-workers", "shoal with 4 workers", env={"SHOAL_WORKERS": "4"})
 
@@ -102,6 +103,13 @@ def experiments(connections: int) -> list[Experiment]:
             "which of three replicas gets a request: NGINX_BALANCE",
             [BY_CONNECTIONS, BY_BODY],
             [Case("penguins", workload, connections) for workload in WORKLOADS],
+            by_default=False,
+        ),
+        Experiment(
+            "claims",
+            "what it costs that no other replica runs the same row: SHOAL_CACHE_CLAIM_RUN_SECONDS",
+            [SHOAL, CLAIMING],
+            [Case("penguins", "miss", connections), Case("digits", "miss", connections)],
             by_default=False,
         ),
         Experiment(

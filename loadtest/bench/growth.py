@@ -18,11 +18,11 @@ _HIT_AND_MISS = WORKLOADS[:2]
 _DEAR_MICROSECONDS = 5_000
 
 
-def cost_model(microseconds: int) -> str:
+def _cost_model(microseconds: int) -> str:
     return f"digits-{microseconds}us"
 
 
-def rows_in_request(microseconds: int) -> int:
+def _rows_in_request(microseconds: int) -> int:
     return 64 if microseconds < _DEAR_MICROSECONDS else 8
 
 
@@ -35,7 +35,7 @@ def of(what: str, count: int) -> str:
 
 
 def _cost(name: str, connections: int, sizes: Sequence[int]) -> Experiment:
-    models = tuple(map(cost_model, sizes))
+    models = tuple(map(_cost_model, sizes))
     return Experiment(
         name,
         "`limit` with image models of about 100, 1000 and 10 000 us a row",
@@ -47,11 +47,12 @@ def _cost(name: str, connections: int, sizes: Sequence[int]) -> Experiment:
             case
             for size in sizes
             for case in (
-                Case(cost_model(size), "miss", connections),
-                Case(cost_model(size), "miss", ROWS_CONNECTIONS, rows_in_request(size)),
+                Case(_cost_model(size), "miss", connections),
+                Case(_cost_model(size), "miss", ROWS_CONNECTIONS, _rows_in_request(size)),
             )
         ],
         with_limit=True,
+        by_default=False,
         more_seconds=30,
         sizes=sizes,
     )

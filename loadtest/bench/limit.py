@@ -66,9 +66,11 @@ class Loop:
         from api.settings import HERE
 
         version = Repository.open(repository or HERE / "model_repository").resolve(*model.split("/"))
-        self._run = Program.load(version).run
-        self._row = np.array([version.manifest.example], dtype=np.float32)
         use_threads(1, 1)
+        program = Program.load(version)
+        program.warm_up(max(BATCH_ROWS))  # which also takes it to the device that it is served from
+        self._run = program.run
+        self._row = np.array([version.manifest.example], dtype=np.float32)
 
     def run(self, batch_rows: int, seconds: float, begin: Callable[[], object] = lambda: None) -> tuple[int, float]:
         """Rows answered, and the time that took. begin: called after the warm-up."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -58,9 +59,11 @@ class Model:
         self.name = name
         self.classes = version.manifest.classes or []
         self.program = Program.load(version)
+        self.runs = threading.Lock()  # of a program there is one at a time
 
     def predict(self, features: list[float] | list[list[float]]) -> dict[str, object]:
-        [probabilities] = self.program.run(np.array([features], dtype=np.float32))
+        with self.runs:
+            [probabilities] = self.program.run(np.array([features], dtype=np.float32))
         index = int(probabilities.argmax())
         return {"prediction": index, "label": self.classes[index], "confidence": float(probabilities[index])}
 

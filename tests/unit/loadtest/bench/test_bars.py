@@ -45,7 +45,7 @@ def test_only_what_was_measured_is_judged() -> None:
     ]
 
 
-def test_growth_and_cost_are_judged_by_the_experiments_that_measure_them() -> None:
+def test_growth_and_the_image_model_are_judged_by_the_experiments_that_measure_them() -> None:
     """By name and case: a bar that nothing can measure would be kept by nobody."""
     made = known(CONNECTIONS)
     load = Load(100, 1.0, p99_seconds=0.1, errors={"status": 0})

@@ -4,7 +4,7 @@ import pytest
 
 from loadtest.bench.options import known, parse
 
-BY_DEFAULT = ["penguins", "digits", "limit", "log", "redis", "memory", "rows", "cost"]
+BY_DEFAULT = ["penguins", "digits", "limit", "log", "redis", "memory", "rows"]
 
 
 def chosen(*arguments: str) -> list[str]:
@@ -21,7 +21,7 @@ def test_an_empty_value_stands_for_the_default() -> None:
 def test_all_are_those_too_that_take_long() -> None:
     assert chosen("--only", "all") == list(known(64))
     assert set(known(64)) - set(BY_DEFAULT) == {
-        "balance", "connections", "growth-rows", "growth-keys", "growth-replicas", "growth-models",
+        "balance", "claims", "connections", "cost", "growth-rows", "growth-keys", "growth-replicas", "growth-models",
     }  # fmt: skip
 
 
