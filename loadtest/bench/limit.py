@@ -68,7 +68,7 @@ class Loop:
         version = Repository.open(repository or HERE / "model_repository").resolve(*model.split("/"))
         use_threads(1, 1)
         program = Program.load(version)
-        program.warm_up(max(BATCH_ROWS))  # which also takes it to the device that it is served from
+        program.warm_up(1)  # takes it to the device that it is served from; `run` warms up for its own batch size
         self._run = program.run
         self._row = np.array([version.manifest.example], dtype=np.float32)
 
