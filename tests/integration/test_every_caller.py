@@ -30,6 +30,7 @@ from tests.servers import eventually_async as eventually
 
 POISON = -13.0
 CALLERS = 60
+TOLERANCE = TOLERANCES["float32"] / 10  # of a confidence; so small a model is more exact than is promised
 
 
 class Model:
@@ -115,7 +116,7 @@ async def test_every_caller_gets_its_own_answer_or_its_own_error(
         elif reply.status == 200:
             assert caller.row[0] != POISON
             assert reply.body["prediction"] == expected.argmax()
-            assert reply.body["confidence"] == pytest.approx(expected.max(), abs=TOLERANCES["float32"])
+            assert reply.body["confidence"] == pytest.approx(expected.max(), abs=TOLERANCE)
             answered.add(UUID(reply.body["id"]))
         elif reply.status == 500:
             assert caller.row[0] == POISON

@@ -73,12 +73,15 @@ async def test_a_batch_is_answered_in_order_a_row_each(client: httpx.AsyncClient
 
 async def test_a_batch_and_single_requests_agree(client: httpx.AsyncClient) -> None:
     rows = [[40.0 + n, 15.0 + n / 2, 180.0 + 5 * n] for n in range(8)]
-    batch = (await client.post("/models/penguins/versions/1/predict/batch", json={"instances": rows})).json()
-    await client.post("/admin/cache/flush", json={"model": "penguins"}, headers=ADMIN)  # else it answers for them
+    path = "/models/penguins/versions/1/predict"
+    batch = (await client.post(f"{path}/batch", json={"instances": rows})).json()
+    found = [(await client.post(path, json={"features": row})).json() for row in rows]
+    await client.post("/admin/cache/flush", json={"model": "penguins"}, headers=ADMIN)
+    computed = [(await client.post(path, json={"features": row})).json() for row in rows]
 
-    for row, batched in zip(rows, batch["predictions"], strict=True):
-        single = (await client.post("/models/penguins/versions/1/predict", json={"features": row})).json()
-        assert not single["cached"]
+    for batched, kept, single in zip(batch["predictions"], found, computed, strict=True):
+        assert (kept["cached"], single["cached"]) == (True, False)
+        assert (kept["prediction"], kept["confidence"]) == (batched["prediction"], batched["confidence"])
         assert single["prediction"] == batched["prediction"]
         assert single["confidence"] == pytest.approx(batched["confidence"], abs=TOLERANCES["float32"])
 

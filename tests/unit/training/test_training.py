@@ -45,7 +45,7 @@ def test_training_again_gives_the_shipped_model(manifest: Manifest, train: Calla
         version = shipped[one.version]
         assert version.manifest == manifest
         # On the same kind of processor they are equal to the bit; another adds up in another order.
-        assert one.metrics == pytest.approx(version.version_manifest.metrics, rel=0.02, abs=0.02)
+        assert one.metrics == pytest.approx(version.version_manifest.metrics, rel=0.02, abs=0.01)
         with torch.inference_mode():
             again = one.module(torch.from_numpy(rows.copy())).numpy()
         assert Program.load(version).run(rows) == pytest.approx(again, rel=0.02, abs=0.02)
