@@ -155,6 +155,7 @@ def compare(program: Program, original: torch.nn.Module, version: ModelVersion) 
     example = np.array(version.manifest.example, dtype=np.float32)
     random = np.random.default_rng(0)
     most = version.version_manifest.max_batch_rows or math.inf
+    allowed = TOLERANCES[version.manifest.input.dtype]
     worst = 0.0
     for batch in _BATCHES:
         if batch > most:
@@ -170,10 +171,10 @@ def compare(program: Program, original: torch.nn.Module, version: ModelVersion) 
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             raise CannotExport(f"it fails on a batch of {batch}: {one_line(cause)}{hint}") from error
         difference = float(np.abs(given - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
-        if not difference <= TOLERANCES[version.manifest.input.dtype]:
+        if not difference <= allowed:
             raise CannotExport(
                 f"the exported program differs from the module by {difference:.1e} of the largest output on a batch of"
-                f" {batch}, allowed are {TOLERANCES[version.manifest.input.dtype]:.0e}"
+                f" {batch}, allowed are {allowed:.0e}"
             )
         worst = max(worst, difference)
     return worst

@@ -11,7 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """A name of a model or version: it stands in URLs, in file paths and in metric labels."""
 
-
 TOLERANCES = {"float32": 1e-4}
 """By dtype, how far an output may be from what another run gives for the same row, in parts of the greatest output: in
 batches of another size, or as another program of the same model, sums are added up in another order."""
